@@ -1,0 +1,146 @@
+"""The checks of this project: `nox` runs them all, `nox -l` lists them, `nox -s NAME` runs one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False  # in CI too: a Python that is not there is skipped, with a word
+# The suite on each Python comes last, so that its summary is what a reader sees first.
+nox.options.sessions = ["lint", "types", "bench", "wheel", "dask", "readme", "coverage", "tests_oldest", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)  # from the classifiers
+
+TESTS = nox.project.dependency_groups(PROJECT, "tests")
+TYPES = nox.project.dependency_groups(PROJECT, "types")
+LINT = nox.project.dependency_groups(PROJECT, "lint")
+BENCH = nox.project.dependency_groups(PROJECT, "bench")
+WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
+
+EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The suite, against the installed package."""
+    session.install(f".[{EXTRAS}]", *TESTS)
+    session.run("pytest", "-m", "not dask", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def tests_oldest(session: nox.Session) -> None:
+    """The suite with the oldest version of everything that pyproject.toml states a floor for."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [
+        *PROJECT["project"]["dependencies"],
+        *TESTS,
+        *(need for extra in EXTRAS.split(",") for need in extras[extra]),
+    ]
+    constraints = Path(session.create_tmp()) / "oldest.txt"
+    constraints.write_text("".join(f"{line}\n" for line in map(_floor, wanted) if line))
+    session.install(f".[{EXTRAS}]", *TESTS, "--constraint", str(constraints))
+    session.run("pytest", "-m", "not dask", *session.posargs)
+
+
+def _floor(requirement: str) -> str | None:
+    """The requirement pinned to its floor, or None where it states none."""
+    parsed = Requirement(requirement)
+    floors = [spec.version for spec in parsed.specifier if spec.operator == ">="]
+    return f"{parsed.name}=={floors[0]}" if floors else None
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The suite again, with every line and branch of the package counted: all of them must have run."""
+    # In place, so that subprocesses and the report speak of the same files.
+    session.install("--editable", f".[{EXTRAS}]", *TESTS)
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-m", "not dask", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def dask(session: nox.Session) -> None:
+    """The tests that run a Dask cluster."""
+    session.install(f".[{EXTRAS},dask]", *TESTS)
+    # 5: there are none.
+    session.run("pytest", "-m", "dask", *session.posargs, success_codes=[0, 5])
+
+
+@nox.session
+def readme(session: nox.Session) -> None:
+    """The examples in the README."""
+    if not Path("tests/test_readme.py").exists():
+        session.skip("there is no tests/test_readme.py")
+    session.install(f".[{EXTRAS}]", *TESTS)
+    session.run("pytest", "tests/test_readme.py", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff's rules and format, and flake8-async."""
+    session.install(*LINT)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    # For the package also rules that are off unless asked for, such as no bare async generators. Not 102 and 91x: an
+    # `__aexit__` awaits its nursery, and that public calls are checkpoints is for tests to show: private ones need not.
+    session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC102,ASYNC91", "trio_fanout")
+    # The tests do on purpose what it warns of.
+    session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", "benchmarks", "noxfile.py")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types: mypy and pyright, both strict, over the package and over tests/typing, and nothing public untyped."""
+    session.install("--editable", f".[{EXTRAS}]", *TYPES)
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", "trio_fanout")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks, each just long enough to see that it works."""
+    if not Path("benchmarks/run.py").exists():
+        session.skip("there is no benchmarks/run.py")
+    session.install(".", *BENCH)
+    session.run("python", "benchmarks/run.py", "--quick", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """What is published: the wheel by itself, and the suite of the source distribution against it."""
+    tmp = Path(session.create_tmp()).resolve()
+    shutil.rmtree(tmp / "dist", ignore_errors=True)
+    shutil.rmtree(tmp / "sdist", ignore_errors=True)
+
+    session.install(*WHEEL)
+    session.run("python", "-m", "build", "--outdir", str(tmp / "dist"))
+    (built,) = (tmp / "dist").glob("*.whl")
+    (sdist,) = (tmp / "dist").glob("*.tar.gz")
+    session.run("twine", "check", "--strict", str(built), str(sdist))
+
+    # Installed by itself, away from this directory.
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp / "sdist", filter="data")
+    (unpacked,) = (tmp / "sdist").iterdir()
+    shutil.rmtree(unpacked / "trio_fanout")
+    session.run("python", "-m", "venv", "--clear", str(tmp / "venv"))
+    python = shutil.which("python", path=f"{tmp}/venv/bin{os.pathsep}{tmp}/venv/Scripts")
+    assert python is not None
+    session.chdir(unpacked)
+    session.run(python, "-m", "pip", "install", "--quiet", str(built), external=True)
+    session.run(python, "tests/check_wheel.py", external=True)
+
+    # The suite that was published, against the wheel that was published.
+    session.run(python, "-m", "pip", "install", "--quiet", f"{built}[{EXTRAS}]", *TESTS, external=True)
+    session.run(python, "-m", "pytest", "-m", "not dask", *session.posargs, external=True)

@@ -1,0 +1,110 @@
+"""What the tests of the command line share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trio_fanout._cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND = [sys.executable, "-m", "trio_fanout"]
+
+PATIENCE = 60
+"""Seconds after which a test that waits for another process has failed."""
+
+
+@dataclass
+class Ran:
+    """How a run of the command ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def column(self, name: str) -> list[Any]:
+        return [record[name] for record in self.records]
+
+
+class Cli:
+    """Runs the command in this process."""
+
+    def __init__(self, capture: Any) -> None:
+        self._capture = capture
+
+    def __call__(self, *args: str, stdin: bytes | str = b"") -> Ran:
+        with standard_input(stdin.encode() if isinstance(stdin, str) else stdin):
+            code = main(list(args))
+        out, err = self._capture.readouterr()
+        return Ran(code, out, err.decode())
+
+
+@contextmanager
+def standard_input(data: bytes) -> Iterator[None]:
+    """Have `data` on this process's standard input."""
+    saved = os.dup(0)
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.seek(0)
+            os.dup2(file.fileno(), 0)
+        yield
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+
+
+def run(*args: str, **kwargs: Any) -> Ran:
+    """Run the command in a process of its own."""
+    done = subprocess.run([*COMMAND, *args], capture_output=True, timeout=PATIENCE, check=False, **kwargs)
+    return Ran(done.returncode, done.stdout, done.stderr.decode())
+
+
+@contextmanager
+def started(*args: str, **kwargs: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the command in a process of its own, with pipes to and from it. It must end within the block."""
+    options: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([*COMMAND, *args], **(options | kwargs)) as process:
+        try:
+            yield process
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+
+
+def shell_item(directory: Path) -> list[str]:
+    """A program that says that it has begun, waits to be released, and leaves its child's number.
+
+    It says so to the FIFO `begun` in `directory`, and waits for the FIFO `release`. Its child does nothing for long.
+    """
+    for name in ("begun", "release"):
+        os.mkfifo(directory / name)
+    script = (
+        f"cd '{directory}'; sleep 1000 & echo $! >child-$0; echo $0 >begun; read line <release; kill -9 $!; echo $line"
+    )
+    return ["sh", "-c", script]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has reaped counts as ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def number_in(path: Path) -> int:
+    return int(path.read_text())

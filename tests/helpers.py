@@ -1,0 +1,171 @@
+"""What several test modules share."""
+
+from __future__ import annotations
+
+import gc
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+import trio_fanout as fanout
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator
+
+ALL_POLICIES = [fanout.FailFast(), fanout.Collect(), fanout.Settle(), fanout.FirstSuccess()]
+"""An instance of each policy, for what must be the same under all of them."""
+
+
+async def double(x: Any) -> Any:
+    """An item that waits for one turn of the event loop."""
+    await trio.lowlevel.checkpoint()
+    return x * 2
+
+
+async def double_at_once(x: Any) -> Any:
+    """An item that never waits."""
+    return x * 2
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """An exception that cannot take a note, nor any other attribute."""
+
+    code: int
+
+
+class Gauge:
+    """Counts the items that run, and remembers the most at once and the order in which they began."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.peak = 0
+        self.began: list[Any] = []
+
+    @contextmanager
+    def running(self, item: Any = None) -> Iterator[None]:
+        self.began.append(item)
+        self.now += 1
+        self.peak = max(self.peak, self.now)
+        try:
+            yield
+        finally:
+            self.now -= 1
+
+
+class CountingSource:
+    """An endless or bounded iterator that knows how many of its items are taken and not yet marked finished."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = iter(items)
+        self.taken = 0
+        self.unfinished = 0
+        self.peak = 0
+
+    def __iter__(self) -> CountingSource:
+        return self
+
+    def __next__(self) -> Any:
+        item = next(self._items)
+        self.taken += 1
+        self.unfinished += 1
+        self.peak = max(self.peak, self.unfinished)
+        return item
+
+
+class AsyncCountingSource(CountingSource):
+    """The same, asynchronous."""
+
+    __iter__ = None  # type: ignore[assignment]
+
+    def __aiter__(self) -> AsyncCountingSource:
+        return self
+
+    async def __anext__(self) -> Any:
+        await trio.lowlevel.checkpoint()
+        try:
+            return self.__next__()
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+async def aiter_of(items: Iterable[Any]) -> AsyncIterator[Any]:
+    """An async generator over `items`, which waits before each of them."""
+    for item in items:
+        await trio.lowlevel.checkpoint()
+        yield item
+
+
+def busy(seconds: float) -> None:
+    """Take real time without letting any other task in."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def all_tasks() -> list[trio.lowlevel.Task]:
+    """Every task of this Trio run."""
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    tasks, queue = [], [root]
+    while queue:
+        task = queue.pop()
+        tasks.append(task)
+        for nursery in task.child_nurseries:
+            queue.extend(nursery.child_tasks)
+    return tasks
+
+
+def task_names() -> list[str]:
+    return [task.name for task in all_tasks()]
+
+
+def workers(prefix: str = "map(") -> int:
+    """How many tasks there are whose name begins so."""
+    return sum(name.startswith(prefix) for name in task_names())
+
+
+@contextmanager
+def nothing_left(*limiters: trio.CapacityLimiter) -> Iterator[None]:
+    """Check that the block leaves no task behind, and no borrowed token."""
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    borrowed = [limiter.borrowed_tokens for limiter in limiters]
+    try:
+        yield
+    finally:
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        assert [limiter.borrowed_tokens for limiter in limiters] == borrowed
+        assert all(limiter.statistics().tasks_waiting == 0 for limiter in limiters)
+
+
+@contextmanager
+def no_cycles() -> Iterator[None]:
+    """Check that the block leaves nothing for the garbage collector: all goes by reference counts alone."""
+    flags = gc.get_debug()
+    gc.disable()
+    gc.freeze()  # all there is so far is none of our business, and takes long to look through
+    try:
+        yield
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        garbage = [f"{type(thing).__name__}: {thing!r:.200}" for thing in gc.garbage]
+        assert garbage == [], "\n".join(garbage)
+    finally:
+        gc.set_debug(flags)
+        gc.garbage.clear()
+        gc.unfreeze()
+        gc.enable()
+
+
+def leaves(exc: BaseException) -> list[BaseException]:
+    """The exceptions in a group, at any depth; of anything else, itself."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for member in exc.exceptions for leaf in leaves(member)]
+    return [exc]
+
+
+def notes_of(exc: BaseException) -> list[str]:
+    return getattr(exc, "__notes__", [])

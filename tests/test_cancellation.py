@@ -1,0 +1,605 @@
+"""Cancellation from outside, what outranks it, and exceptions that are not an `Exception`."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import trio_fanout as fanout
+from helpers import ALL_POLICIES, Gauge, aiter_of, leaves, nothing_left, workers
+
+POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
+MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
+SHARED = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
+
+
+def limit_of(limit: int, shared: bool) -> Any:
+    return trio.CapacityLimiter(limit) if shared else limit
+
+
+# Cancellation from outside
+
+
+@POLICIES
+@MAKES
+@SHARED
+async def test_cancellation_from_outside_is_prompt_and_propagates(
+    shared: bool, make: Any, policy: Any, autojump_clock: Any
+) -> None:
+    gauge = Gauge()
+
+    async def fn(x: int) -> None:
+        with gauge.running(x):
+            await trio.sleep(x)
+            if isinstance(policy, fanout.FirstSuccess):
+                await trio.sleep_forever()
+
+    with nothing_left(), trio.move_on_after(5) as scope:
+        await fanout.map(fn, make([1, 2, 9, 9, 9, 9, 9]), limit=limit_of(3, shared), policy=policy)
+    assert scope.cancelled_caught
+    assert trio.current_time() == 5
+    assert gauge.now == 0
+    assert len(gauge.began) < 7
+
+
+@POLICIES
+async def test_cancellation_waits_for_the_cleanup_of_items(policy: Any, autojump_clock: Any) -> None:
+    async def fn(x: int) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(x)
+
+    with trio.move_on_after(5) as scope:
+        await fanout.map(fn, [1, 2, 3], policy=policy)
+    assert scope.cancelled_caught
+    assert trio.current_time() == 8
+
+
+@POLICIES
+async def test_cancellation_is_not_lost_though_every_item_ends_well(policy: Any, autojump_clock: Any) -> None:
+    """Nothing was cancelled, so there may be a result; but then the next checkpoint tells."""
+
+    async def fn(x: int) -> int:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(8)
+        return x
+
+    with trio.move_on_after(5) as scope:
+        await fanout.map(fn, [1, 2, 3], policy=policy)
+        await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect()], ids=str)
+@MAKES
+async def test_failures_outrank_a_cancellation(policy: Any, make: Any, autojump_clock: Any) -> None:
+    """A time-out never hides the error behind it."""
+
+    async def fn(x: int) -> int:
+        if x == 0:
+            return x
+        try:
+            await trio.sleep(x)
+        except trio.Cancelled:
+            if x == 7:
+                raise KeyError("in the cleanup") from None
+            raise
+        raise ValueError(x)
+
+    with trio.move_on_after(5) as scope:
+        if policy == fanout.Collect():
+            with pytest.raises(fanout.FanOutError) as excinfo:
+                await fanout.map(fn, make([0, 9, 7, 3]), policy=policy)
+            assert excinfo.value.indices == (2, 3)
+            assert excinfo.value.results == {0: 0}
+            assert excinfo.value.total == 4
+        else:
+            with pytest.raises(KeyError) as raised:
+                await fanout.map(fn, make([0, 9, 7]), policy=policy)
+            assert raised.value.__notes__ == ["item 2"]
+    assert not scope.cancelled_caught
+
+
+async def test_move_on_after_around_a_failed_run_raises_the_failure(autojump_clock: Any) -> None:
+    async def fn(x: int) -> None:
+        if x == 0:
+            raise ValueError
+        with trio.CancelScope(shield=True):
+            await trio.sleep(9)
+
+    with pytest.raises(ValueError), trio.move_on_after(5):  # noqa: PT011
+        await fanout.map(fn, range(2))
+
+
+async def test_a_failure_of_a_shielded_item_outranks_an_earlier_cancellation(autojump_clock: Any) -> None:
+    async def fn(x: int) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(9)
+        raise ValueError
+
+    with pytest.raises(ValueError), trio.move_on_after(5):  # noqa: PT011
+        await fanout.map(fn, range(2))
+    with pytest.raises(ValueError), trio.fail_after(5):  # noqa: PT011
+        await fanout.map(fn, range(2))
+
+
+@pytest.mark.parametrize("policy", [fanout.Settle(), fanout.Settle(move_on_after=3), fanout.FirstSuccess()], ids=str)
+async def test_a_cancellation_outranks_failures_where_they_are_no_errors(policy: Any, autojump_clock: Any) -> None:
+    async def fn(x: int) -> int:
+        if x == 0:
+            raise ValueError
+        try:
+            await trio.sleep(9)
+        finally:
+            if x == 1:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(9)
+                raise KeyError
+        return x
+
+    with trio.move_on_after(5) as scope:
+        await fanout.map(fn, range(3), policy=policy)
+    assert scope.cancelled_caught
+
+
+async def test_cancellation_while_first_success_cleans_up_is_not_lost(autojump_clock: Any) -> None:
+    async def fn(x: int) -> int:
+        if x == 0:
+            await trio.sleep(1)
+            return x
+        with trio.CancelScope(shield=True):
+            await trio.sleep(9)
+        return x
+
+    with trio.move_on_after(5) as scope:
+        await fanout.map(fn, range(2), policy=fanout.FirstSuccess())
+        await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert trio.current_time() == 9
+
+
+@pytest.mark.parametrize("policy", [fanout.Settle(), fanout.FirstSuccess()], ids=str)
+@MAKES
+@SHARED
+@pytest.mark.parametrize("count", [1, 2, 9])
+async def test_a_cancellation_that_items_turned_into_failures_propagates(
+    count: int, shared: bool, make: Any, policy: Any, autojump_clock: Any
+) -> None:
+    async def fn(x: int) -> None:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            raise ValueError from None
+
+    after = []
+    with trio.move_on_after(5) as scope:
+        await fanout.map(fn, make(range(count)), limit=limit_of(2, shared), policy=policy)
+        after.append("the call returned")
+    assert scope.cancelled_caught
+    assert after == []
+
+
+@pytest.mark.parametrize("policy", [fanout.Collect(), fanout.Settle(), fanout.Settle(move_on_after=3)], ids=str)
+@MAKES
+@SHARED
+async def test_no_item_is_started_after_one_that_failed_out_of_the_cancellation(
+    shared: bool, make: Any, policy: Any, autojump_clock: Any
+) -> None:
+    began = []
+
+    async def fn(x: int) -> None:
+        began.append(x)
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError
+
+    with trio.move_on_after(5), suppress(fanout.FanOutError):
+        await fanout.map(fn, make(range(100)), limit=limit_of(2, shared), policy=policy)
+    assert began == [0, 1]
+
+
+async def test_no_item_is_started_after_an_interrupt(autojump_clock: Any) -> None:
+    """Though the one that raised it puts a token back, and another item waits for it."""
+    limiter = trio.CapacityLimiter(2)
+    limiter.acquire_on_behalf_of_nowait("somebody else")
+    began = []
+
+    async def fn(x: int) -> None:
+        began.append(x)
+        await trio.sleep(2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await fanout.map(fn, range(10), limit=limiter)
+    assert began == [0]
+    assert limiter.borrowed_tokens == 1
+
+
+@POLICIES
+@MAKES
+async def test_an_item_that_cancels_the_callers_scope(policy: Any, make: Any) -> None:
+    with trio.CancelScope() as scope:
+
+        async def fn(x: int) -> None:
+            scope.cancel()
+            await trio.sleep_forever()
+
+        await fanout.map(fn, make([1, 2]), policy=policy)
+    assert scope.cancelled_caught
+
+
+@POLICIES
+async def test_an_item_that_cancels_the_callers_scope_and_then_ends(policy: Any) -> None:
+    """Never waits itself, so that only the run can notice."""
+    ran = []
+    with trio.CancelScope() as scope:
+
+        async def fn(x: int) -> None:
+            ran.append(x)
+            scope.cancel()
+            if policy == fanout.FirstSuccess():
+                raise ValueError
+
+        await fanout.map(fn, range(1_000_000), policy=policy, limit=3)
+    assert scope.cancelled_caught
+    assert len(ran) < 1_000_000
+
+
+async def test_a_cancelled_scope_inside_an_item_stays_inside(autojump_clock: Any) -> None:
+    async def fn(x: int) -> bool:
+        with trio.move_on_after(1) as scope:
+            await trio.sleep(x)
+        return scope.cancelled_caught
+
+    assert await fanout.map(fn, [0, 2, 0.5, 5]) == [False, True, False, True]
+
+
+@POLICIES
+async def test_a_stray_cancelled_error_from_a_scope_of_a_nested_run(policy: Any, autojump_clock: Any) -> None:
+    """The inner run is cancelled by the outer item's own scope; the outer run knows nothing of it."""
+
+    async def outer(x: int) -> str:
+        with trio.move_on_after(x):
+            await fanout.map(trio.sleep, [100, 100])
+        return "moved on"
+
+    result = await fanout.map(outer, [1, 2], policy=policy)
+    if isinstance(policy, fanout.Settle):
+        assert [one.unwrap() for one in result] == ["moved on"] * 2
+    else:
+        assert result in (["moved on"] * 2, "moved on")
+
+
+async def test_siblings_cancellation_never_surfaces_instead_of_the_cause(autojump_clock: Any) -> None:
+    async def fn(x: int) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 100)
+            await trio.sleep(x)
+            if x == 2:
+                raise OSError("root cause")
+
+    with pytest.raises(ExceptionGroup) as excinfo:
+        await fanout.map(fn, [1, 2, 3], limit=2)
+    assert [repr(leaf) for leaf in leaves(excinfo.value)] == ["OSError('root cause')"]
+
+
+# KeyboardInterrupt and its like
+
+
+class OwnExit(BaseException):
+    pass
+
+
+KINDS = pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, OwnExit])
+
+
+@POLICIES
+@MAKES
+@SHARED
+@KINDS
+async def test_what_is_no_exception_cancels_the_run_and_propagates_bare(
+    kind: Any, shared: bool, make: Any, policy: Any, autojump_clock: Any
+) -> None:
+    error = kind("stop")
+    gauge = Gauge()
+
+    async def fn(x: int) -> None:
+        with gauge.running(x):
+            if x == 0:
+                raise ValueError("an ordinary failure") if not isinstance(policy, fanout.FailFast) else error
+            await trio.sleep(x)
+            if x == 3:
+                raise error
+            await trio.sleep_forever()
+
+    with nothing_left(), pytest.raises(kind) as excinfo:
+        await fanout.map(fn, make([0, 1, 2, 3, 4, 5]), limit=limit_of(4, shared), policy=policy)
+    assert excinfo.value is error
+    assert gauge.now == 0
+    assert trio.current_time() <= 3
+
+
+@POLICIES
+@KINDS
+async def test_it_propagates_bare_from_do_and_fan_out_too(kind: Any, policy: Any) -> None:
+    async def fn(x: int) -> None:
+        raise kind
+
+    with pytest.raises(kind):
+        await fanout.fan_out([fn, fn], 1, policy=policy)
+    if isinstance(policy, (fanout.FailFast, fanout.Collect)):
+        with pytest.raises(kind):
+            await fanout.do(fn, [1, 2], policy=policy)
+
+
+@POLICIES
+@MAKES
+@KINDS
+async def test_it_propagates_bare_with_a_cancellation_from_outside(
+    kind: Any, make: Any, policy: Any, autojump_clock: Any
+) -> None:
+    """As one exception out of a nursery that holds Cancelled as well, and failures."""
+    error = kind("stop")
+
+    async def fn(x: int) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if x == 1:
+                raise error
+            if x == 2:
+                raise ValueError
+
+    with pytest.raises(kind) as excinfo, trio.move_on_after(1):
+        await fanout.map(fn, make([0, 1, 2, 3]), policy=policy)
+    assert excinfo.value is error
+
+
+@POLICIES
+async def test_two_of_them_at_once_give_one(policy: Any) -> None:
+    event = trio.Event()
+
+    async def fn(x: int) -> None:
+        if x == 2:
+            await wait_all_tasks_blocked()
+            event.set()
+        else:
+            await event.wait()
+        raise (KeyboardInterrupt, SystemExit, KeyboardInterrupt)[x]
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        await fanout.map(fn, range(3), policy=policy)
+
+
+@POLICIES
+async def test_a_group_that_holds_one_is_no_failure_and_kept_whole(policy: Any) -> None:
+    group = BaseExceptionGroup("mine", [KeyboardInterrupt(), ValueError()])
+
+    async def fn(x: int) -> None:
+        raise group
+
+    with pytest.raises(BaseExceptionGroup) as excinfo:
+        await fanout.map(fn, [1], policy=policy)
+    assert excinfo.value.message == "mine"  # Trio's nursery may copy groups, but not what is in them
+    assert excinfo.value.exceptions == group.exceptions
+
+
+@POLICIES
+async def test_a_group_of_one_and_of_cancelled_keeps_the_interrupt(policy: Any, autojump_clock: Any) -> None:
+    async def child(interrupt: bool) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if interrupt:
+                raise KeyboardInterrupt
+
+    async def fn(x: int) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child, False)
+            nursery.start_soon(child, True)
+
+    with pytest.raises(BaseException) as excinfo, trio.move_on_after(1):  # noqa: PT011
+        await fanout.map(fn, [1, 2], policy=policy)
+    assert any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves(excinfo.value))
+    assert not any(isinstance(leaf, trio.Cancelled) for leaf in leaves(excinfo.value))
+
+
+async def test_an_exit_that_is_frozen_propagates(autojump_clock: Any) -> None:
+    class Exit(BaseException):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(name)
+
+    async def fn(x: int) -> None:
+        try:
+            await trio.sleep(x)
+        finally:
+            raise Exit
+
+    with pytest.raises(Exit):
+        await fanout.map(fn, [1, 2], item_timeout=5)
+    with pytest.raises(Exit), trio.move_on_after(3):
+        await fanout.map(fn, [5, 6])
+
+
+# A real SIGINT
+
+
+@POLICIES
+@MAKES
+def test_sigint_in_an_item_propagates_bare(policy: Any, make: Any) -> None:
+    async def fn(x: int) -> None:
+        if x == 1:
+            signal.raise_signal(signal.SIGINT)
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        with nothing_left():
+            await fanout.map(fn, make(range(3)), policy=policy)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+
+@POLICIES
+@MAKES
+@SHARED
+def test_sigint_while_the_caller_waits_propagates_bare(policy: Any, make: Any, shared: bool) -> None:
+    """It reaches the main task, which waits inside of the call."""
+
+    async def interrupt() -> None:
+        await wait_all_tasks_blocked()
+        signal.raise_signal(signal.SIGINT)  # a system task is protected: Trio delivers it to the main task
+
+    async def main() -> None:
+        trio.lowlevel.spawn_system_task(interrupt)
+        try:
+            await fanout.map(trio.sleep, make([1000] * 3), limit=limit_of(2, shared), policy=policy)
+        finally:
+            assert workers() == 0
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+
+@POLICIES
+def test_sigint_while_an_async_source_waits_propagates_bare(policy: Any) -> None:
+    closed = []
+
+    async def source() -> Any:
+        try:
+            yield 1
+            await trio.sleep_forever()
+        finally:
+            closed.append(True)
+
+    async def interrupt() -> None:
+        await wait_all_tasks_blocked()
+        signal.raise_signal(signal.SIGINT)
+
+    async def fn(x: int) -> None:
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        trio.lowlevel.spawn_system_task(interrupt)
+        await fanout.map(fn, source(), policy=policy)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert closed == [True]
+
+
+def test_sigint_that_comes_with_failures_and_a_cancellation_wins() -> None:
+    async def fn(x: int) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError
+
+    async def interrupt() -> None:
+        await wait_all_tasks_blocked()
+        signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        trio.lowlevel.spawn_system_task(interrupt)
+        with suppress(ValueError):
+            await fanout.map(fn, range(3))
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+
+async def stray() -> trio.Cancelled:
+    """A Cancelled that belongs to nothing any more."""
+    kept: list[trio.Cancelled] = []
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as exc:
+            kept.append(exc)
+            raise
+    return kept[0]
+
+
+@POLICIES
+async def test_a_cancellation_from_elsewhere_is_not_taken_for_the_end(policy: Any) -> None:
+    """An item that raises a Cancelled which it kept from somewhere else: as if it were awaited directly."""
+    kept = await stray()
+
+    async def fn(x: int) -> int:
+        if x:
+            raise kept
+        await trio.sleep_forever()
+        return x
+
+    with pytest.raises(trio.Cancelled):
+        await fanout.map(fn, range(10), limit=2, policy=policy)
+
+
+async def test_a_cancellation_from_elsewhere_out_of_a_source() -> None:
+    kept = await stray()
+
+    def source() -> Any:
+        yield 0
+        raise kept
+
+    async def async_source() -> Any:
+        yield 0
+        raise kept
+
+    for make in (source, async_source):
+        with pytest.raises(trio.Cancelled):
+            await fanout.map(trio.sleep, make())
+
+
+async def test_a_cancellation_from_elsewhere_is_not_the_end_of_a_stream() -> None:
+    kept = await stray()
+    seen = []
+
+    async def fn(x: int) -> int:
+        if x == 3:
+            raise kept
+        return x
+
+    with pytest.raises(trio.Cancelled):
+        async with fanout.stream(fn, range(10), limit=1) as results:
+            async for index, _, _ in results:
+                seen.append(index)
+    assert seen == [0, 1, 2][: len(seen)]  # the rest may be dropped, as where the block is cancelled
+
+
+async def test_jobs_of_a_cancelled_group_do_not_start() -> None:
+    began = []
+
+    async def job(x: int) -> None:
+        began.append(x)
+
+    async with fanout.open_group(limit=1) as group:
+        group.cancel_scope.cancel()
+        handles = [group.start_soon(job, x) for x in range(100)]
+    assert began == []
+    for handle in handles:
+        await handle.wait()
+
+
+async def test_an_interrupt_between_the_token_and_the_item_gives_the_token_back() -> None:
+    """Ctrl-C may come between any two steps of a worker."""
+    limiter = trio.CapacityLimiter(1)
+    plain = limiter.acquire_on_behalf_of_nowait
+
+    def acquire(borrower: Any) -> None:
+        plain(borrower)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trio.CapacityLimiter, "acquire_on_behalf_of_nowait", lambda self, borrower: acquire(borrower))
+        await fanout.map(trio.sleep, [0], limit=limiter)
+    assert limiter.borrowed_tokens == 0

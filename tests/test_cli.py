@@ -1,0 +1,575 @@
+"""The command line: what it runs, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from cli_helpers import COMMAND, PATIENCE, Cli, Ran, is_gone, number_in, run
+from trio_fanout._cli import _parser, _programs, _work, main
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
+
+LASTS = """
+if [ $0 = 0 ]; then sleep 1000 & echo $! >child; mv child there; wait; else while ! [ -e there ]; do sleep 0.01; done;
+"""
+"""The beginning of a script: item 0 lasts, as does its child, whose number is in the file `there`."""
+
+FAILS_AT_3 = ["sh", "-c", "echo $0; test $0 != 3"]
+
+
+@pytest.fixture
+def cli(capfdbinary):
+    return Cli(capfdbinary)
+
+
+# What is run
+
+
+def test_map_prints_an_object_for_each_item(cli):
+    ran = cli("map", "--", "sh", "-c", "echo out-$0; echo err >&2", stdin="a\nb")
+    assert ran.code == 0
+    assert ran.err == ""
+    seconds = ran.column("seconds")
+    assert all(0 < value < PATIENCE for value in seconds)
+    assert ran.records == [
+        {
+            "index": index,
+            "item": item,
+            "failed": False,
+            "exit_code": 0,
+            "stdout": f"out-{item}\n",
+            "stderr": "err\n",
+            "seconds": seconds[index],
+        }
+        for index, item in enumerate(["a", "b"])
+    ]
+
+
+def test_results_come_in_the_order_of_the_items(cli):
+    # The first waits for the last.
+    script = "if [ $0 = 0 ]; then while ! [ -e done ]; do sleep 0.01; done; elif [ $0 = 5 ]; then touch done; fi"
+    ran = cli("map", "-j", "2", "sh", "-c", script, stdin="0\n1\n2\n3\n4\n5\n")
+    assert ran.column("index") == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["it;em $HOME '\""]),
+        (["a", "b"], ["a", "b", "it;em $HOME '\""]),
+        (["<{}>", "x{}{}", "{#}"], ["<it;em $HOME '\">", "xit;em $HOME '\"it;em $HOME '\"", "0"]),
+        (["{#}"], ["0", "it;em $HOME '\""]),
+        (["{}", "{", "}", "{ }", "{{}}"], ["it;em $HOME '\"", "{", "}", "{ }", "{it;em $HOME '\"}"]),
+        (["-j", "--null", "--"], ["-j", "--null", "--", "it;em $HOME '\""]),
+    ],
+)
+def test_braces_become_the_item_or_it_comes_last(cli, arguments, words):
+    ran = cli("map", "printf", "%s\n", *arguments, stdin="it;em $HOME '\"\n")
+    assert ran.column("stdout") == ["".join(f"{word}\n" for word in words)]
+
+
+def test_an_item_with_braces_is_left_alone(cli):
+    assert cli("map", "echo", "{#} {}", stdin="{#} {}\n").column("stdout") == ["0 {#} {}\n"]
+
+
+def test_the_program_can_be_the_item(cli):
+    assert cli("map", "{}", "x", stdin="echo\nprintf\n").column("stdout") == ["x\n", "x"]
+
+
+@pytest.mark.parametrize("dashes", [[], ["--"]])
+def test_a_program_follows_the_options_with_or_without_dashes(cli, dashes):
+    ran = cli("map", "-j2", *dashes, "echo", "-n", "--", "-j", stdin="x\n")
+    assert ran.column("stdout") == ["-- -j x"]
+
+
+def test_do_lets_output_through(cli):
+    ran = cli("do", "sh", "-c", "echo $0; echo e$0 >&2", stdin="a\n")
+    assert ran == Ran(0, b"a\n", "ea\n")
+
+
+def test_fan_out_gives_standard_input_to_each_program(cli):
+    ran = cli("fan-out", "-j", "1", "cat", "tr a-z A-Z", "sh -c 'wc -c; echo \"a  b\"'", stdin=b"hello\xff")
+    assert ran.column("item") == ["cat", "tr a-z A-Z", "sh -c 'wc -c; echo \"a  b\"'"]
+    assert ran.column("stdout") == ["hello\udcff", "HELLO\udcff", "6\na  b\n"]
+
+
+def test_programs_have_an_empty_standard_input(cli):
+    assert cli("map", "sh", "-c", "cat; echo $0", stdin="a\nb\n").column("stdout") == ["a\n", "b\n"]
+
+
+def test_items_from_a_file(cli, tmp_path):
+    (tmp_path / "it ems").write_text("a\nb\n")
+    assert cli("map", "--items", "it ems", "echo", stdin="not me").column("item") == ["a", "b"]
+
+
+def test_null_and_json_items(cli):
+    assert cli("map", "--null", "echo", stdin=b"a\nb\0c").column("item") == ["a\nb", "c"]
+    ran = cli("map", "--json", "printf", "%s", stdin='["a", {"b": [1, "é"]}]')
+    assert ran.column("stdout") == ran.column("item") == ["a", '{"b":[1,"é"]}']
+
+
+def test_bytes_that_are_not_utf_8_go_through_and_are_told(cli):
+    ran = cli("map", "printf", "%s|\\200", stdin=b"\xff\xc3\xa9\n")
+    assert ran.column("item") == ["\udcffé"]
+    assert ran.column("stdout")[0].encode("utf-8", "surrogateescape") == b"\xff\xc3\xa9|\x80"
+    assert b"\\udcff\xc3\xa9" in ran.out  # what can be read is left readable
+    text = cli("map", "--output", "text", "printf", "%s|\\200", stdin=b"\xff\xc3\xa9\n")
+    assert text.out == b"\xff\xc3\xa9|\x80"
+
+
+def test_text_output_goes_where_the_program_sent_it_in_the_order_of_the_items(cli):
+    ran = cli("map", "--output", "text", "sh", "-c", "printf 1$0; printf 2$0 >&2", stdin="a\nb\nc\n")
+    assert ran == Ran(0, b"1a1b1c", "2a2b2c")
+
+
+def test_output_beyond_what_is_kept_in_memory(cli, monkeypatch):
+    monkeypatch.setattr(_programs, "SPOOL_ABOVE", 100_000)
+    ran = cli("map", "--output", "text", "-j3", "sh", "-c", "yes $0 | head -c 1000000", stdin="a\nb\nc\n")
+    assert ran.out == b"a\n" * 500_000 + b"b\n" * 500_000 + b"c\n" * 500_000
+
+
+def test_so_many_at_once_and_no_more(cli):
+    script = "touch in-$0; ls | grep -c in-; rm in-$0"
+    ran = cli("map", "-j", "3", "sh", "-c", script, stdin="".join(f"{number}\n" for number in range(20)))
+    assert {int(count) for count in ran.column("stdout")} <= {1, 2, 3}
+    # Each waits until all are there.
+    script = "touch begun-$0; while [ $(ls | grep -c begun-) -lt 3 ]; do sleep 0.01; done"
+    assert cli("do", "-j", "3", "sh", "-c", script, stdin="0\n1\n2\n").code == 0
+
+
+def test_as_many_at_once_as_there_are_cpus(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert _parser.parse(["map", "x"]).parallel == 3
+    assert _parser.parse(["map", "-j", "0", "x"]).parallel == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert _parser.parse(["map", "x"]).parallel == 1
+
+
+def test_rate_spaces_the_starts(cli, monkeypatch):
+    asked = []
+    throttle = _work.fanout.throttle
+
+    def spy(fn, rate):
+        asked.append(rate)
+        return throttle(fn, 1000)
+
+    monkeypatch.setattr(_work.fanout, "throttle", spy)
+    assert cli("map", "--rate", "0.5", "echo", stdin="a\nb\n").column("item") == ["a", "b"]
+    assert asked == [0.5]
+
+
+def test_no_items_is_fine(cli):
+    assert cli("map", "echo") == Ran(0, b"", "")
+    assert cli("do", "--json", "echo") == Ran(0, b"", "")
+
+
+# Failures
+
+
+def test_fail_fast_prints_what_finished_and_names_the_failure(cli):
+    ran = cli("map", "-j1", *FAILS_AT_3, stdin="1\n2\n3\n4\n5\n")
+    assert ran.code == 1
+    assert ran.column("failed") == [False, False, True]
+    assert ran.records[2]["exit_code"] == 1
+    assert ran.records[2]["error"] == "exit code 1"
+    assert ran.err == "trio-fanout: item 2 ('3') failed: exit code 1\n"
+
+
+def test_fail_fast_prints_what_finished_after_the_failed_item_too(cli):
+    # 0 is ended, 1 fails when 2 has finished.
+    script = "case $0 in 0) exec sleep 1000;; 1) while ! [ -e two ]; do sleep 0.01; done; exit 7;; 3) touch two;; esac"
+    ran = cli("map", "-j3", "sh", "-c", script, stdin="0\n1\n2\n3\n")
+    assert ran.code == 1
+    assert ran.column("index")[:2] == [1, 2]
+    assert ran.records[0]["exit_code"] == 7
+    assert ran.err.startswith("trio-fanout: item 1 ('1') failed: exit code 7")
+
+
+def test_no_fail_fast_goes_on(cli):
+    ran = cli("map", "--no-fail-fast", *FAILS_AT_3, stdin="3\n1\n3\n2\n")
+    assert ran.code == 1
+    assert ran.column("failed") == [True, False, True, False]
+    assert ran.column("stdout") == ["3\n", "1\n", "3\n", "2\n"]
+    assert ran.err == "trio-fanout: item 0 ('3') failed: exit code 1 (2 of 4 items failed)\n"
+
+
+@pytest.mark.parametrize("mode", [["map", "--output", "text"], ["do"]])
+def test_where_output_is_plain_each_failure_is_told(cli, mode):
+    ran = cli(*mode, "-j1", "--no-fail-fast", *FAILS_AT_3, stdin="3\n1\n3\n")
+    assert ran.out == b"3\n1\n3\n"
+    assert ran.err.splitlines() == [
+        "trio-fanout: item 0 ('3') failed: exit code 1",
+        "trio-fanout: item 2 ('3') failed: exit code 1",
+        "trio-fanout: item 0 ('3') failed: exit code 1 (2 of 3 items failed)",
+    ]
+
+
+@pytest.mark.parametrize(("number", "error"), [(15, "killed by SIGTERM"), (40, "killed by signal 40")])
+def test_a_signal_is_a_failure(cli, number, error):
+    (record,) = cli("map", "sh", "-c", "kill -$0 $$", stdin=f"{number}\n").records
+    assert (record["exit_code"], record["error"]) == (-number, error)
+
+
+def test_a_time_out_is_a_failure_that_keeps_what_was_printed(cli):
+    ran = cli("map", "--timeout", "0.2", "sh", "-c", "echo before; exec sleep 1000", stdin="a\n")
+    assert ran.code == 1
+    (record,) = ran.records
+    assert (record["exit_code"], record["stdout"]) == (None, "before\n")
+    assert record["error"] == "timed out after 0.2 seconds"
+
+
+@pytest.mark.parametrize(
+    ("program", "item", "error"),
+    [
+        ("./nothing", b"a", "cannot start './nothing': No such file or directory"),
+        ("nothing-{}", b"a", "cannot start 'nothing-a': No such file or directory"),
+        ("/", b"a", "cannot start '/': Permission denied"),
+        ("echo", b"x" * 1_000_000, "cannot start 'echo': Argument list too long"),
+        ("echo", b"a\0b", "cannot start: embedded null byte"),
+    ],
+)
+def test_a_program_that_cannot_start_has_failed(cli, program, item, error):
+    ran = cli("map", program, stdin=item)
+    assert ran.code == 1
+    (record,) = ran.records
+    assert (record["failed"], record["exit_code"], record["error"]) == (True, None, error)
+    assert (record["stdout"], record["stderr"]) == ("", "")
+    assert error in ran.err
+    assert len(ran.err) < 300
+
+
+def test_a_surrogate_that_stands_for_no_byte_cannot_be_an_argument(cli):
+    ran = cli("map", "--json", "--no-fail-fast", "echo", stdin='["\\ud800", "a"]')
+    assert ran.column("failed") == [True, False]
+    assert ran.column("item") == ["\ud800", "a"]
+    assert "surrogates not allowed" in ran.records[0]["error"]
+
+
+def test_no_room_for_pipes_is_a_failed_item(cli, monkeypatch):
+    pipe, made = os.pipe, []
+
+    def scarce():
+        made.append(pipe())
+        if len(made) == 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return made[-1]
+
+    monkeypatch.setattr(os, "pipe", scarce)
+    ran = cli("map", "echo", stdin="a\n")
+    assert ran.records[0]["error"] == "cannot start: Too many open files"
+
+
+# Ends
+
+
+@pytest.mark.parametrize("how", ["fails", "timeout"])
+def test_no_child_of_a_child_is_left(cli, how, tmp_path):
+    script = "sleep 1000 & echo $! > child; echo $$ > self; "
+    script += {"fails": "exit 3", "timeout": "wait"}[how]
+    ran = cli("map", "--timeout", "0.2" if how == "timeout" else "1000", "sh", "-c", script, stdin="a\n")
+    assert ran.code == 1
+    assert is_gone(number_in(tmp_path / "child"))
+    assert is_gone(number_in(tmp_path / "self"))
+
+
+def test_the_others_are_ended_with_all_their_children(cli, tmp_path):
+    assert cli("map", "-j2", "sh", "-c", f"{LASTS} false; fi", stdin="0\n1\n").code == 1
+    assert is_gone(number_in(tmp_path / "there"))
+
+
+def test_who_ignores_sigterm_is_killed(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(_programs, "KILL_AFTER", 0.1)
+    # The child says so when it ignores the signal. The parent dies of it.
+    script = "sh -c 'trap \"\" TERM; echo $$ > child; while :; do sleep 0.01; done' & wait"
+    ran = cli("map", "--timeout", "0.5", "sh", "-c", script, stdin="a\n")
+    assert ran.records[0]["error"] == "timed out after 0.5 seconds"
+    assert is_gone(number_in(tmp_path / "child"))
+
+
+def test_who_takes_a_moment_to_end_has_it(cli, tmp_path):
+    script = "trap 'echo bye; exit 0' TERM; echo hello; while :; do sleep 0.01; done"
+    (record,) = cli("map", "--timeout", "0.5", "sh", "-c", script, stdin="a\n").records
+    assert (record["stdout"], record["exit_code"], record["failed"]) == ("hello\nbye\n", None, True)
+
+
+def test_a_program_that_is_stopped_can_be_ended(cli):
+    (record,) = cli("map", "--timeout", "0.2", "sh", "-c", "kill -STOP $$", stdin="a\n").records
+    assert record["error"] == "timed out after 0.2 seconds"
+
+
+def test_an_item_lasts_as_long_as_somebody_holds_its_output(cli):
+    script = "(while ! [ -e go ]; do sleep 0.01; done; echo late) & echo early; touch go"
+    (record,) = cli("map", "sh", "-c", script, stdin="a\n").records
+    assert (record["stdout"], record["failed"]) == ("early\nlate\n", False)
+    (record,) = cli("map", "--timeout", "0.3", "sh", "-c", "sleep 1000 & echo early", stdin="a\n").records
+    assert (record["stdout"], record["failed"], record["exit_code"]) == ("early\n", True, 0)
+
+
+def test_what_a_success_leaves_in_the_background_is_its_own_affair(cli, tmp_path):
+    script = "sleep 1000 >/dev/null 2>&1 & echo $! > child"
+    assert cli("map", "sh", "-c", script, stdin="a\n").code == 0
+    child = number_in(tmp_path / "child")
+    assert not is_gone(child)
+    os.kill(child, signal.SIGKILL)
+
+
+def test_nobody_waits_for_a_process_that_left_the_group(cli, tmp_path):
+    script = (
+        "setsid sh -c 'echo $$ > child; exec sleep 1000' & while ! [ -s child ]; do sleep 0.01; done; echo x; exit 1"
+    )
+    (record,) = cli("map", "sh", "-c", script, stdin="a\n").records
+    assert (record["exit_code"], record["stdout"]) == (1, "x\n")
+    os.kill(number_in(tmp_path / "child"), signal.SIGKILL)
+
+
+def test_without_pidfds_a_thread_waits(cli, monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    ran = cli("map", "--no-fail-fast", "--timeout", "0.3", "sh", "-c", "test $0 = a || exec sleep 1000", stdin="a\nb\n")
+    assert ran.column("failed") == [False, True]
+
+
+def test_without_proc_the_group_is_asked(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(_programs, "_PROC", tmp_path / "nothing")
+    script = "sleep 1000 & echo $! > child; exit 1"
+    assert cli("map", "sh", "-c", script, stdin="a\n").code == 1
+    assert is_gone(number_in(tmp_path / "child"))
+
+
+def test_head_ends_it_quietly():
+    command = 'yes | "$@" map echo | head -1; echo ${PIPESTATUS[@]}'
+    done = subprocess.run(["bash", "-c", command, "-", *COMMAND], capture_output=True, timeout=PATIENCE, check=False)
+    first, status = done.stdout.splitlines()
+    assert json.loads(first)["index"] == 0
+    assert (status.split()[1:], done.stderr) == ([b"1", b"0"], b"")
+
+
+def test_head_ends_do_quietly_too():
+    command = 'yes | "$@" do echo | head -1'
+    done = subprocess.run(["bash", "-c", command, "-", *COMMAND], capture_output=True, timeout=PATIENCE, check=False)
+    assert (done.stdout, done.stderr) == (b"y\n", b"")
+
+
+@pytest.mark.parametrize("how", ["output", "log", "closed"])
+def test_a_full_disk_ends_all_with_a_message(how, tmp_path):
+    command = {"output": 'exec "$@" >/dev/full', "log": 'exec "$@"', "closed": 'exec "$@" >&-'}[how]
+    log = ["--log", "/dev/full"] if how == "log" else []
+    program = ["map", "--output", "json", "-j2", *log, "--items", "items", "sh", "-c", f"{LASTS} fi"]
+    (tmp_path / "items").write_text("1\n0\n2\n")
+    done = subprocess.run(
+        ["sh", "-c", command, "-", *COMMAND, *program], capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr.decode()
+        == {
+            "output": "trio-fanout: cannot write to standard output: No space left on device\n",
+            "log": "trio-fanout: cannot write the log '/dev/full': No space left on device\n",
+            "closed": "trio-fanout: cannot write to standard output: Bad file descriptor\n",
+        }[how]
+    )
+    assert is_gone(number_in(tmp_path / "there"))
+
+
+def no_room(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_no_room_for_output_ends_all_with_a_message(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(_programs, "SPOOL_ABOVE", 10)
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", no_room)
+    ran = cli("map", "sh", "-c", "yes", stdin="a\n")
+    assert ran.code == 1
+    assert ran.err.startswith("trio-fanout: cannot keep what a program prints in ")
+    assert ran.err.endswith(": No space left on device\n")
+
+
+def test_no_room_for_input_ends_fan_out_with_a_message(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "mkstemp", no_room)
+    ran = cli("fan-out", "cat", stdin="a\n")
+    assert ran.code == 1
+    assert ran.err.startswith("trio-fanout: cannot keep a copy of standard input in ")
+    assert ran.err.endswith(": No space left on device\n")
+
+
+@pytest.mark.slow
+def test_memory_is_flat_on_endless_input_and_output(tmp_path):
+    (tmp_path / "items").write_text("x\n")
+    usage = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=-3); "
+    usage += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+
+    def memory(*command):
+        done = subprocess.run(
+            [sys.executable, "-c", usage, *command], capture_output=True, timeout=PATIENCE, check=True
+        )
+        return int(done.stdout) // 1024
+
+    plain = memory(*COMMAND, "map", "--items", "items", "true")
+    big = memory(*COMMAND, "map", "--output", "text", "--items", "items", "head", "-c", "300M", "/dev/zero")
+    assert big < plain + 30
+    # A gibibyte of items, of which hardly any are read.
+    endless = memory("bash", "-c", 'yes $(printf %1000d 1) | "$@" map true | head -300', "-", *COMMAND)
+    assert endless < plain + 30
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["mop"], "invalid choice: 'mop'"),
+        (["map"], "the program to run is missing"),
+        (["map", "--"], "the program to run is missing"),
+        (["map", "--bogus", "echo"], "unrecognized arguments: --bogus"),
+        (["map", "--para", "2", "echo"], "--para"),
+        (["map", "-j", "-1", "echo"], "argument -j/--parallel: must be a whole number, 0 or more, got '-1'"),
+        (["map", "-j", "2.5", "echo"], "argument -j/--parallel: must be a whole number, 0 or more, got '2.5'"),
+        (["map", "--timeout", "0", "echo"], "argument --timeout: must be a number of seconds above 0, got '0'"),
+        (["map", "--timeout", "nan", "echo"], "argument --timeout: must be a number of seconds above 0, got 'nan'"),
+        (["do", "--rate", "inf", "echo"], "argument --rate: must be a number above 0, got 'inf'"),
+        (["do", "--output", "text", "echo"], "unrecognized arguments: --output"),
+        (["map", "--null", "--json", "echo"], "argument --json: not allowed with argument --null"),
+        (["map", "--resume", "echo"], "--resume needs --log FILE, to know what is done"),
+        (["fan-out", "sort 'x"], "No closing quotation"),
+        (["fan-out", ""], "'' names no program"),
+    ],
+)
+def test_wrong_use(cli, arguments, message):
+    ran = cli(*arguments)
+    assert ran.code == 2
+    assert ran.out == b""
+    assert message in ran.err
+    assert ran.err.startswith("usage: trio-fanout")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["--items", "nothing"], "", "cannot open 'nothing': No such file or directory"),
+        (["--items", "."], "", "cannot read '.': Is a directory"),
+        (["--json"], '"a"\n"b', "standard input: line 2: Unterminated string starting at"),
+        (["--log", "nowhere/log"], "", "cannot open the log 'nowhere/log': No such file or directory"),
+    ],
+)
+def test_input_that_cannot_be_used(cli, arguments, stdin, message):
+    ran = cli("map", *arguments, "echo", stdin=stdin)
+    assert (ran.code, ran.err) == (2, f"trio-fanout: {message}\n")
+
+
+def test_what_was_done_before_wrong_input_is_printed(cli):
+    ran = cli("map", "-j1", "--json", "echo", stdin='"a"\n"b"\n"c"\noops')
+    assert ran.code == 2
+    assert ran.column("item")[:1] == ["a"]
+
+
+@pytest.mark.parametrize("command", ["map", "do", "fan-out"])
+def test_help_has_groups_and_an_example(cli, command):
+    ran = cli(command, "--help")
+    out = ran.out.decode()
+    assert ran.code == 0
+    assert out.startswith(f"usage: trio-fanout {command} [options] [--] ")
+    assert all(f"\n{group}:\n" in out for group in ["running", "log", "output"])
+    assert "example: " in out
+    assert f"trio-fanout {command} " in out.partition("example: ")[2]
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_help_names_all_commands(cli):
+    ran = cli("--help")
+    assert ran.code == 0
+    assert all(f"\n  {command} " in ran.out.decode() for command in ["map", "do", "fan-out"])
+
+
+def test_version(cli):
+    ran = cli("--version")
+    assert ran.code == 0
+    assert ran.out.startswith(b"trio-fanout ")
+
+
+# Surroundings
+
+
+def test_the_module_runs(tmp_path):
+    assert run("map", "echo", input=b"a\n").column("stdout") == ["a\n"]
+
+
+def test_a_closed_standard_input_is_an_error(tmp_path):
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "-", *COMMAND, "map", "echo"], capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, b"trio-fanout: cannot read standard input: Bad file descriptor\n")
+
+
+def test_files_that_somebody_has_made_non_blocking():
+    pipe = "import os; [os.set_blocking(fd, False) for fd in (0, 1)]; os.execvp(os.sys.argv[1], os.sys.argv[1:])"
+    program = ["map", "--output", "text", "sh", "-c", "yes | head -c 500000"]
+    with subprocess.Popen(
+        [sys.executable, "-c", pipe, *COMMAND, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdin.write(b"a\n")
+        process.stdin.flush()
+        begun = process.stdout.read(10)  # the input waits, and there is more output than a pipe holds
+        process.stdin.write(b"b\n")
+        process.stdin.close()
+        rest = process.stdout.read()
+    assert (process.returncode, len(begun + rest)) == (0, 1_000_000)
+
+
+@pytest.mark.parametrize("limits", ["ulimit -Sn 40", "ulimit -n 150"])
+def test_many_at_once_need_many_files(limits):
+    program = ["map", "-j30", "--no-fail-fast", "true"]
+    command = ["sh", "-c", f'{limits}; exec "$@"', "-", *COMMAND, *program]
+    done = subprocess.run(command, input=b"a\n" * 60, capture_output=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 60)
+
+
+def test_a_closed_standard_error_is_no_reason_to_fail():
+    program = ["do", "-j1", "--no-fail-fast", "sh", "-c", "echo $0; test $0 = b"]
+    command = ["sh", "-c", 'exec "$@" 2>&-', "-", *COMMAND, *program]
+    done = subprocess.run(command, input=b"a\nb\n", capture_output=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout) == (1, b"a\nb\n")
+
+
+def test_an_ignored_sigchld_hides_nothing():
+    command = ["sh", "-c", 'trap "" CHLD; exec "$@"', "-", *COMMAND, "map", "sh", "-c", "exit 3"]
+    done = subprocess.run(command, input=b"a\n", capture_output=True, timeout=PATIENCE, check=False)
+    assert json.loads(done.stdout)["exit_code"] == 3
+
+
+def test_the_module_can_be_imported():
+    importlib.import_module("trio_fanout.__main__")
+
+
+def test_programs_get_the_usual_signals(cli):
+    # Python itself ignores SIGPIPE.
+    (record,) = cli("map", "sh", "-c", "yes | head -1", stdin="a\n").records
+    assert (record["stdout"], record["stderr"], record["failed"]) == ("y\n", "", False)
+
+
+def test_interrupted_before_it_began(monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trio.run", interrupt)
+    assert main(["map", "echo"]) == 130
+
+
+def test_the_library_knows_nothing_of_the_command():
+    code = "import sys, trio_fanout; sys.exit(any('_cli' in name or name == 'argparse' for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE).returncode == 0

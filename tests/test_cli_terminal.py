@@ -1,0 +1,317 @@
+"""Signals, and the command on a terminal of its own, as a person uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli_helpers import COMMAND, PATIENCE, is_gone, number_in, shell_item, started
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
+
+WITHOUT_RICH = [
+    sys.executable,
+    "-c",
+    "import sys; sys.modules['rich'] = None; from trio_fanout._cli import main; sys.exit(main())",
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def wait_until_begun(directory):
+    """Returns what the item said when it began."""
+    return (directory / "begun").read_text()
+
+
+def release(directory, word):
+    (directory / "release").write_text(f"{word}\n")
+
+
+def items_in(out):
+    return [json.loads(line)["item"] for line in out.splitlines()]
+
+
+def test_one_interrupt_lets_what_runs_finish_and_starts_nothing_more(tmp_path):
+    with started("map", "-j1", *shell_item(tmp_path)) as process:
+        # The input stays open: reading it must not hold up the end.
+        process.stdin.write(b"0\n1\n2\n")
+        process.stdin.flush()
+        wait_until_begun(tmp_path)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == b"trio-fanout: waiting for what runs (1); Ctrl-C again to end it\n"
+        release(tmp_path, "finished")
+        (record,) = map(json.loads, process.stdout.read().splitlines())
+        assert (record["item"], record["stdout"], record["failed"]) == ("0", "finished\n", False)
+        assert process.stderr.read() == b""
+        assert process.wait(PATIENCE) == 130
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        [signal.SIGINT, signal.SIGINT],
+        [signal.SIGTERM],
+        [signal.SIGHUP],
+        [signal.SIGQUIT],
+        [signal.SIGINT, signal.SIGTERM],
+    ],
+)
+def test_a_second_interrupt_or_another_signal_ends_what_runs(tmp_path, signals):
+    with started("map", "-j2", *shell_item(tmp_path)) as process:
+        process.stdin.write(b"0\n")
+        process.stdin.flush()
+        wait_until_begun(tmp_path)
+        for number in signals[:-1]:
+            process.send_signal(number)
+            process.stderr.readline()  # it has seen it: two that come together are one
+        process.send_signal(signals[-1])
+        assert process.stdout.read() == b""  # it did not finish
+        assert process.wait(PATIENCE) == 130
+    assert is_gone(number_in(tmp_path / "child-0"))
+
+
+def test_an_interrupt_while_there_is_nothing_to_do(tmp_path):
+    with started("map", "--log", "log", "echo") as process:
+        process.stdin.write(b"a\n")
+        process.stdin.flush()
+        assert items_in(process.stdout.readline()) == ["a"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr.read() == b""
+
+
+def test_an_interrupt_while_fan_out_reads_its_input(tmp_path):
+    with started("fan-out", "cat", "sh -c 'touch ran'") as process:
+        process.stdin.write(b"x" * 200_000)  # more than a pipe takes: it reads
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert process.stdout.read() == b""
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_interrupt_ends_the_wait_for_the_next_start(tmp_path):
+    with started("map", "--rate", "0.001", "-j3", "echo") as process:
+        process.stdin.write(b"a\nb\nc\n")
+        process.stdin.flush()
+        assert items_in(process.stdout.readline()) == ["a"]
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == b""
+        assert process.wait(PATIENCE) == 130
+
+
+def test_a_reader_who_has_stopped_does_not_hold_up_the_end(tmp_path):
+    code = "from trio_fanout._cli import _control, main; _control.KILL_AFTER = -0.9; import sys; sys.exit(main())"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "map",
+        "--output",
+        "text",
+        "sh",
+        "-c",
+        "yes | head -c 1000000; echo x >begun",
+    ]
+    os.mkfifo(tmp_path / "begun")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(b"a\n")
+        process.stdin.flush()
+        wait_until_begun(tmp_path)
+        assert process.stdout.read(10)  # it writes, and the pipe is full then
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 130
+
+
+@pytest.mark.parametrize("ignored", ["INT", "HUP", "INT TERM HUP QUIT TSTP"])
+def test_signals_that_are_ignored_stay_so(tmp_path, ignored):
+    command = ["sh", "-c", f'trap "" {ignored}; exec "$@"', "-", *COMMAND, "map", *shell_item(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(b"0\n")
+        process.stdin.close()
+        wait_until_begun(tmp_path)
+        for name in ignored.split():
+            process.send_signal(getattr(signal, f"SIG{name}"))
+        release(tmp_path, "finished")
+        assert items_in(process.stdout.read()) == ["0"]
+        assert process.wait(PATIENCE) == 0
+
+
+# On a terminal
+
+
+@pytest.fixture
+def spawn():
+    pexpect = pytest.importorskip("pexpect")
+    children = []
+
+    def start(*command, columns=100):
+        child = pexpect.spawn(
+            command[0], list(command[1:]), encoding="utf-8", timeout=PATIENCE, dimensions=(24, columns)
+        )
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.close(force=True)
+
+
+def plain(text):
+    """What is left of a terminal's input without its control sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
+def test_progress_is_seen(spawn, tmp_path, command):
+    (tmp_path / "items").write_text("0\n1\n")
+    child = spawn(*command, "map", "-j1", "--items", "items", *shell_item(tmp_path))
+    wait_until_begun(tmp_path)
+    child.expect("0 of 2 done, 0 failed")
+    release(tmp_path, "one")
+    child.expect('"index": 0')
+    wait_until_begun(tmp_path)
+    child.expect(r"1 of 2 done, 0 failed, [\d.e-]+/s, \d+:\d\d left")
+    release(tmp_path, "two")
+    child.expect('"index": 1')
+    child.expect(r"\r\n")
+    child.read()
+    child.close()
+    assert child.exitstatus == 0
+
+
+@pytest.mark.cli
+def test_progress_of_fan_out(spawn):
+    child = spawn(*WITHOUT_RICH, "fan-out", "cat", "wc -l")
+    child.sendline("a")
+    child.sendeof()
+    child.expect("of 2 done, 0 failed")
+    assert '"stdout": "1\\n"' in child.read()
+
+
+@pytest.mark.cli
+def test_progress_of_json_items_knows_no_total_at_first(spawn):
+    child = spawn(*WITHOUT_RICH, "map", "--json", "echo")
+    child.expect("0 done, 0 failed")
+    child.sendline("7")
+    child.sendeof()
+    assert '"item": "7"' in child.read()
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
+def test_no_progress_is_seen(spawn, tmp_path, command):
+    child = spawn(*command, "map", "--no-progress", "--items", "/dev/stdin", "echo")
+    child.sendline("a")
+    child.sendeof()
+    text = child.read()
+    assert "done" not in text
+    assert "\x1b" not in text
+    assert '"stdout": "a\\n"' in text
+
+
+def test_no_progress_without_a_terminal():
+    with started("map", "--no-fail-fast", "false") as process:
+        out, err = process.communicate(b"a\nb\n", PATIENCE)
+    assert len(out.splitlines()) == 2
+    assert err == b"trio-fanout: item 0 ('a') failed: exit code 1 (2 of 2 items failed)\n"
+
+
+@pytest.mark.cli
+def test_progress_keeps_off_a_line_that_has_not_ended(spawn, tmp_path):
+    child = spawn(
+        *WITHOUT_RICH,
+        "map",
+        "-j1",
+        "--output",
+        "text",
+        "sh",
+        "-c",
+        "printf half-$0; test $0 = a || cat begun >/dev/null",
+    )
+    os.mkfifo(tmp_path / "begun")
+    child.expect("0 done, 0 failed")
+    child.sendline("a")
+    child.expect("half-a")
+    child.sendline("b")
+    (tmp_path / "begun").write_text("")
+    child.expect("half-b")
+    between = plain(child.before)
+    assert "done" not in between
+    child.sendeof()
+    child.read()
+
+
+def state(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def wait_for_state(pid, wanted):
+    give_up = time.monotonic() + PATIENCE
+    while state(pid) not in wanted:
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+@pytest.mark.cli
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at the states of processes")
+def test_ctrl_z_stops_what_runs_until_it_is_continued(spawn, tmp_path):
+    child = spawn(*COMMAND, "map", "-j1", "--timeout", "1000", *shell_item(tmp_path))
+    child.sendline("0")
+    wait_until_begun(tmp_path)
+    program = number_in(tmp_path / "child-0")
+    child.sendcontrol("z")
+    wait_for_state(child.pid, "T")
+    wait_for_state(program, "T")
+    os.kill(child.pid, signal.SIGCONT)
+    wait_for_state(program, "S")
+    release(tmp_path, "finished")
+    child.expect(r'"stdout": "finished\\n"')
+    child.sendeof()
+    child.read()
+    child.close()
+    assert child.exitstatus == 0
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
+def test_ctrl_c_once(spawn, tmp_path, command):
+    child = spawn(*command, "map", "-j1", *shell_item(tmp_path))
+    child.sendline("0")
+    child.sendline("1")
+    wait_until_begun(tmp_path)
+    child.sendintr()
+    child.expect(r"trio-fanout: waiting for what runs \(1\); Ctrl-C again to end it\r\n")
+    release(tmp_path, "finished")
+    child.expect(r'"stdout": "finished\\n"')
+    child.read()
+    child.close()
+    assert child.exitstatus == 130
+    assert not (tmp_path / "child-1").exists()
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
+def test_ctrl_c_twice(spawn, tmp_path, command):
+    child = spawn(*command, "do", "-j1", *shell_item(tmp_path))
+    child.sendline("0")
+    wait_until_begun(tmp_path)
+    child.sendintr()
+    child.expect("Ctrl-C again to end it")
+    child.sendintr()
+    child.read()
+    child.close()
+    assert child.exitstatus == 130
+    assert is_gone(number_in(tmp_path / "child-0"))

@@ -1,0 +1,183 @@
+"""A run of functions that never wait lets other tasks in, and notices its cancellation.
+
+Items here take real time by a busy loop. What is counted is turns of the event loop and items, never seconds: an item
+takes its milliseconds at least, so that these bounds hold on a slow machine too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+import trio_fanout as fanout
+from helpers import aiter_of, busy
+
+
+class Ticker:
+    """A task that takes every turn it gets, and counts how many items were run since the last one."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.items = 0
+        self.most = 0
+
+    async def run(self) -> None:
+        while True:
+            self.turns += 1
+            self.most = max(self.most, self.items)
+            self.items = 0
+            await trio.lowlevel.checkpoint()
+
+
+MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
+LIMITS = pytest.mark.parametrize("limit", [1, 40, "shared"])
+
+
+def limit_of(limit: Any) -> Any:
+    return trio.CapacityLimiter(40) if limit == "shared" else limit
+
+
+@MAKES
+@LIMITS
+@pytest.mark.parametrize(
+    ("milliseconds", "count", "most"),
+    [
+        (1, 80, 22),  # at most 10 ms and an item in one turn, and the ticker may be early in one and late in the next
+        (10, 16, 4),
+    ],
+)
+async def test_items_that_never_wait_let_other_tasks_in(
+    milliseconds: int, count: int, most: int, limit: Any, make: Any
+) -> None:
+    """Forty workers with 10 ms each are not 400 ms in one go, freshly started ones included."""
+    ticker = Ticker()
+
+    async def fn(x: int) -> None:
+        ticker.items += 1
+        busy(milliseconds / 1000)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        await trio.lowlevel.checkpoint()
+        await fanout.do(fn, make(range(count)), limit=limit_of(limit))
+        nursery.cancel_scope.cancel()
+    assert ticker.turns >= 4
+    assert ticker.most <= most
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_failures_let_other_tasks_in_as_well(shared: bool) -> None:
+    ticker = Ticker()
+
+    async def fn(x: int) -> None:
+        ticker.items += 1
+        busy(0.002)
+        raise ValueError
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        await trio.lowlevel.checkpoint()
+        await fanout.map(fn, range(40), limit=limit_of("shared" if shared else 40), policy=fanout.Settle())
+        nursery.cancel_scope.cancel()
+    assert ticker.most <= 12
+
+
+async def test_a_slow_source_lets_other_tasks_in() -> None:
+    """The time that a plain iterator takes is the run's as well."""
+    ticker = Ticker()
+
+    def source() -> Any:
+        for x in range(30):
+            ticker.items += 1
+            busy(0.002)
+            yield x
+
+    async def fn(x: int) -> None:
+        pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        await trio.lowlevel.checkpoint()
+        await fanout.do(fn, source())
+        nursery.cancel_scope.cancel()
+    assert ticker.most <= 12
+
+
+@MAKES
+@LIMITS
+@pytest.mark.parametrize("by", ["item", "another task"])
+async def test_items_that_never_wait_notice_a_cancellation(by: str, limit: Any, make: Any) -> None:
+    after = 0
+
+    async def canceller() -> None:
+        while count < 20:
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    count = 0
+
+    async def fn(x: int) -> None:
+        nonlocal after, count
+        after += scope.cancel_called
+        count += 1
+        busy(0.001)
+        if by == "item" and count == 20:
+            scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            if by == "another task":
+                nursery.start_soon(canceller)
+            await fanout.do(fn, make(range(10_000)), limit=limit_of(limit))
+    assert scope.cancelled_caught
+    assert after <= 22
+
+
+@LIMITS
+@pytest.mark.parametrize("end", ["failure", "interrupt", "success", "time"])
+async def test_items_that_never_wait_are_ended_by_the_run(end: str, limit: Any) -> None:
+    """By its own decision: nothing more is started at all."""
+    began = []
+
+    async def fn(x: int) -> int:
+        began.append(x)
+        busy(0.001)
+        if x == 9 and end == "failure":
+            raise ValueError
+        if x == 9 and end == "interrupt":
+            raise KeyboardInterrupt
+        if x < 9 and end == "success":
+            raise ValueError
+        return x
+
+    policy = {"success": fanout.FirstSuccess(), "time": fanout.Settle(move_on_after=0.02)}.get(end, fanout.FailFast())
+    try:
+        await fanout.map(fn, iter(range(10_000)), limit=limit_of(limit), policy=policy)
+    except (ValueError, KeyboardInterrupt):
+        pass
+    if end == "time":
+        assert len(began) <= 42
+    else:
+        assert began == list(range(10))
+
+
+async def test_a_shared_limiter_is_handed_on_by_items_that_never_wait() -> None:
+    limiter = trio.CapacityLimiter(1)
+    turns = 0
+
+    async def fn(x: int) -> None:
+        busy(0.0005)
+
+    async def another() -> None:
+        nonlocal turns
+        while True:
+            async with limiter:
+                turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(another)
+        await fanout.do(fn, range(100), limit=limiter)
+        nursery.cancel_scope.cancel()
+    assert turns >= 3

@@ -1,0 +1,219 @@
+"""A client as in real life: pages fetched with `httpx` from a server on loopback, which is not always in the mood."""
+
+from __future__ import annotations
+
+import email.utils
+import threading
+import time
+from collections import Counter
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+import trio_fanout as fanout
+from trio_fanout import throttle
+
+httpx = pytest.importorskip("httpx")
+stamina = pytest.importorskip("stamina")
+
+PATIENCE = 30
+"""Seconds until a thread that waits for another gives up: long enough to never be reached by a test that passes."""
+
+LONG = 50.0 * PATIENCE
+"""The same on the clock of these tests, for what is not meant to time out."""
+
+
+FAIL_FAST = fanout.FailFast()
+
+
+# The recipe
+
+
+def retry_after(exc: Exception) -> bool | float:
+    """Whether to try again, or after how many seconds, where the server says so."""
+    if isinstance(exc, httpx.TransportError):
+        return True
+    if not isinstance(exc, httpx.HTTPStatusError) or exc.response.status_code not in (429, 503):
+        return False
+    said = exc.response.headers.get("Retry-After", "")
+    if said.isdigit():
+        return float(said)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return True
+
+
+async def fetch_all(client, urls, *, limit=8, rate=100.0, attempt_timeout=LONG, policy=FAIL_FAST):
+    """Fetch `urls`: `limit` at once, `rate` requests a second, and again what the server was too busy for."""
+    get = throttle(client.get, rate)  # each attempt takes its turn
+
+    @stamina.retry(on=retry_after, attempts=5, wait_initial=0.1, timeout=None)
+    async def fetch(url):
+        with trio.fail_after(attempt_timeout):
+            response = await get(url)
+        return response.raise_for_status().text
+
+    return await fanout.map(fetch, urls, limit=limit, policy=policy)
+
+
+# The server
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with the path. A path ``/503/...`` is answered with that status the first time, and so on."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.lock = threading.Lock()
+        self.requests: Counter[str] = Counter()
+        self.now = self.peak = 0
+        self.closing = threading.Event()
+        self.rendezvous: threading.Barrier | None = None
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_GET(self):
+        server = self.server
+        with server.lock:
+            server.requests[self.path] += 1
+            first = server.requests[self.path] == 1
+            server.now += 1
+            server.peak = max(server.peak, server.now)
+        if server.rendezvous:
+            server.rendezvous.wait()
+        kind = self.path.split("/")[1]
+        if kind == "hang":
+            server.closing.wait(PATIENCE)
+        with server.lock:
+            server.now -= 1  # before the client has its answer, and can ask for more
+        if kind in ("429", "503") and first:
+            self.answer(int(kind), "busy", {"Retry-After": self.path.split("/")[2]})
+        else:
+            self.answer(404 if kind == "404" else 200, self.path, {})
+
+    def answer(self, status, text, headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(text)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as server:
+        thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
+        thread.start()
+        yield server
+        server.closing.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def clock():
+    """Fifty seconds in one: the network is real, and so time has to go on, but nobody wants to wait."""
+    return MockClock(rate=50)
+
+
+async def test_pages_come_in_order(server, clock):
+    async with httpx.AsyncClient(base_url=server.url, timeout=None) as client:
+        assert await fetch_all(client, [f"/{n}" for n in range(40)]) == [f"/{n}" for n in range(40)]
+    assert server.requests.total() == 40
+
+
+async def test_limit_is_kept_and_reached(server, clock):
+    server.rendezvous = threading.Barrier(4, timeout=PATIENCE)  # each waits for three others
+    async with httpx.AsyncClient(base_url=server.url, timeout=None) as client:
+        await fetch_all(client, [f"/{n}" for n in range(20)], limit=4, rate=1e9)
+    assert server.peak == 4
+
+
+async def test_rate_is_kept(server, clock):
+    starts = []
+
+    class Client(httpx.AsyncClient):
+        async def get(self, *args, **kwargs):
+            starts.append(trio.current_time())
+            return await super().get(*args, **kwargs)
+
+    async with Client(base_url=server.url, timeout=None) as client:
+        await fetch_all(client, [f"/{n}" for n in range(10)], rate=2)
+    assert len(starts) == 10
+    assert all(later - earlier >= 0.5 - 1e-9 for earlier, later in pairwise(starts))
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_busy_server_is_asked_again_after_the_time_it_named(server, clock, status):
+    starts = {}
+
+    class Client(httpx.AsyncClient):
+        async def get(self, url, **kwargs):
+            try:
+                return await super().get(url, **kwargs)
+            finally:
+                starts.setdefault(url, []).append(trio.current_time())
+
+    urls = ["/1", f"/{status}/7", "/2"]
+    async with Client(base_url=server.url, timeout=None) as client:
+        assert await fetch_all(client, urls) == urls
+    assert server.requests == {"/1": 1, f"/{status}/7": 2, "/2": 1}
+    first, second = starts[f"/{status}/7"]
+    assert second - first >= 7
+
+
+async def test_attempt_that_takes_too_long_fails(server, clock):
+    async with httpx.AsyncClient(base_url=server.url, timeout=None) as client:
+        with pytest.raises(fanout.FanOutError) as caught:
+            await fetch_all(client, ["/hang", "/1"], attempt_timeout=100, policy=fanout.Collect())
+    assert caught.value.indices == (0,)
+    assert isinstance(caught.value.failures[0], trio.TooSlowError)
+    assert caught.value.results == {1: "/1"}
+
+
+async def test_page_that_is_not_there_fails_at_once(server, clock):
+    async with httpx.AsyncClient(base_url=server.url, timeout=None) as client:
+        with pytest.raises(httpx.HTTPStatusError, match="404"):
+            await fetch_all(client, ["/404"])
+    assert server.requests == {"/404": 1}
+
+
+def busy(status, said):
+    response = httpx.Response(status, headers={"Retry-After": said} if said else {})
+    return httpx.HTTPStatusError("busy", request=httpx.Request("GET", "http://127.0.0.1"), response=response)
+
+
+@pytest.mark.parametrize(
+    ("exc", "expected"),
+    [
+        (busy(429, "30"), 30.0),
+        (busy(503, "0"), 0.0),
+        (busy(503, "Wed, 21 Oct 2015 07:28:00 GMT"), 0.0),
+        (busy(503, "later"), True),
+        (busy(503, ""), True),
+        (busy(500, "30"), False),
+        (httpx.ConnectError("refused"), True),
+        (ValueError(), False),
+    ],
+)
+def test_what_the_server_says_of_when_to_come_back(exc, expected):
+    assert retry_after(exc) is expected or retry_after(exc) == expected
+
+
+def test_date_to_come_back_at_is_turned_into_seconds(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1_000_000_000.0)
+    assert retry_after(busy(503, email.utils.formatdate(1_000_000_060, usegmt=True))) == 60

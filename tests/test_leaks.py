@@ -1,0 +1,181 @@
+"""After any run nothing is left behind: no task, no token, no reference cycle."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import trio
+
+import trio_fanout as fanout
+from helpers import ALL_POLICIES, FrozenError, aiter_of, double, no_cycles, nothing_left
+
+POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
+MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
+
+
+class Thing:
+    """Something that a weak reference can watch."""
+
+
+async def ends(kind: str, x: int) -> Thing:
+    """An item whose run ends in the way that `kind` says, with some work before."""
+    if x < 4:
+        return Thing()
+    await trio.sleep(x % 3)
+    match kind:
+        case "failure":
+            raise ValueError(x)
+        case "group":
+            raise ExceptionGroup("group", [ValueError(x), KeyError(x)])
+        case "frozen":
+            raise FrozenError(x)
+        case "cleanup":
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise KeyError(x)
+        case "mixed group":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                nursery.start_soon(ends, "cleanup", x)
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "timeout" | "outside":
+            await trio.sleep_forever()
+        case "nested":
+            await fanout.map(functools.partial(ends, "failure"), range(6), policy=fanout.Collect())
+    return Thing()
+
+
+KINDS = [
+    "success", "failure", "group", "frozen", "cleanup", "mixed group", "interrupt", "timeout", "outside", "nested",
+]  # fmt: skip
+
+
+async def attempt(kind: str, policy: Any, make: Any, limit: Any) -> None:
+    """One run, and nothing kept of it."""
+    fn = functools.partial(ends, kind)
+    timeout = 5 if kind == "timeout" else None
+    with trio.move_on_after(5 if kind in ("outside", "cleanup", "mixed group") else 1000):
+        try:
+            await fanout.map(fn, make(range(4 if policy == fanout.FirstSuccess() else 0, 8)), limit=limit,
+                             policy=policy, item_timeout=timeout)  # fmt: skip
+        except (Exception, KeyboardInterrupt):  # noqa: BLE001
+            pass
+
+
+@POLICIES
+@MAKES
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_reference_cycle_is_left(kind: str, make: Any, policy: Any, autojump_clock: Any) -> None:
+    limiter = trio.CapacityLimiter(3)
+    await attempt(kind, policy, make, 3)  # what is made once and kept for ever is no leak
+    for limit in (3, limiter):
+        with no_cycles(), nothing_left(limiter):
+            await attempt(kind, policy, make, limit)
+
+
+async def test_no_reference_cycle_is_left_by_do_and_fan_out(autojump_clock: Any) -> None:
+    async def once(kind: str) -> None:
+        fn = functools.partial(ends, kind)
+        for run in (
+            functools.partial(fanout.do, fn, range(8), limit=3),
+            functools.partial(fanout.do, fn, range(8), limit=3, policy=fanout.Collect(max_failures=2)),
+            functools.partial(fanout.fan_out, [fn] * 3, 5),
+        ):
+            try:
+                await run()
+            except (Exception, KeyboardInterrupt):  # noqa: BLE001
+                pass
+
+    for kind in ("success", "failure", "interrupt"):
+        await once(kind)
+        with no_cycles():
+            await once(kind)
+
+
+async def test_no_reference_cycle_is_left_by_a_source_that_raises(autojump_clock: Any) -> None:
+    def source() -> Any:
+        yield from range(3)
+        raise OSError
+
+    async def async_source() -> Any:
+        yield 1
+        await trio.sleep(1)
+        raise OSError
+
+    async def fail(x: int) -> None:
+        raise ValueError
+
+    async def once() -> None:
+        for make in (source, async_source):
+            for fn in (double, fail, trio.sleep):
+                for policy in ALL_POLICIES:
+                    try:
+                        await fanout.map(fn, make(), policy=policy)
+                    except (OSError, ValueError):
+                        pass
+
+    await once()
+    with no_cycles():
+        await once()
+
+
+async def test_no_reference_cycle_is_left_by_wrong_use() -> None:
+    limiter = trio.CapacityLimiter(1)
+
+    async def once() -> None:
+        for call in (
+            functools.partial(fanout.map, 3, []),
+            functools.partial(fanout.map, lambda x: 3, [1, 2]),
+            functools.partial(fanout.map, double, [], limit=0),
+        ):
+            try:
+                await call()  # type: ignore[operator]
+            except (TypeError, ValueError):
+                pass
+        async with limiter:
+            try:
+                await fanout.map(double, [1], limit=limiter)
+            except RuntimeError:
+                pass
+
+    await once()
+    with no_cycles():
+        await once()
+
+
+async def test_do_keeps_no_value_alive(autojump_clock: Any) -> None:
+    alive = 0
+    most = 0
+
+    class Value:
+        def __init__(self) -> None:
+            nonlocal alive, most
+            alive += 1
+            most = max(most, alive)
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    async def fn(x: int) -> Value:
+        value = Value()
+        await trio.lowlevel.checkpoint()
+        return value
+
+    await fanout.do(fn, range(1000), limit=5)
+    assert alive == 0
+    assert most <= 10
+
+
+@MAKES
+@pytest.mark.parametrize("shared", [False, True])
+async def test_no_task_and_no_token_is_left(shared: bool, make: Any, autojump_clock: Any) -> None:
+    limiter = trio.CapacityLimiter(3)
+    for kind in KINDS:
+        for policy in ALL_POLICIES:
+            with nothing_left(limiter):
+                await attempt(kind, policy, make, limiter if shared else 3)

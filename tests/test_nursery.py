@@ -1,0 +1,339 @@
+"""The nursery whose exceptions leave it one at a time, and bare."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from helpers import FrozenError, no_cycles, nothing_left
+from trio_fanout._nursery import BareNursery, chain, chain_of, raise_unchanged, set_context
+
+
+def same(leaving: BaseException | None) -> BaseException | None:
+    return leaving
+
+
+async def fail(exc: BaseException) -> None:
+    await trio.lowlevel.checkpoint()
+    raise exc
+
+
+async def fail_when_cancelled(exc: BaseException) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise exc
+
+
+def printed(exc: BaseException) -> str:
+    return "".join(traceback.format_exception(exc))
+
+
+async def test_an_empty_block_leaves_nothing() -> None:
+    with nothing_left():
+        async with BareNursery(same) as nursery:
+            assert isinstance(nursery, trio.Nursery)
+            nursery.start_soon(trio.lowlevel.checkpoint)
+
+
+@pytest.mark.parametrize("cls", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, StopAsyncIteration])
+@pytest.mark.parametrize("others", [0, 3])
+async def test_the_blocks_own_exception_leaves_bare(others: int, cls: type[BaseException]) -> None:
+    error = cls()
+    with nothing_left(), pytest.raises(cls) as excinfo:
+        async with BareNursery(same) as nursery:
+            for _ in range(others):
+                nursery.start_soon(trio.sleep_forever)
+            await wait_all_tasks_blocked()
+            raise error
+    assert excinfo.value is error
+    assert error.__context__ is None
+    assert len(traceback.extract_tb(error.__traceback__)) == 1
+
+
+@pytest.mark.parametrize("cls", [ValueError, KeyboardInterrupt, SystemExit])
+async def test_a_tasks_exception_leaves_bare_and_cancels_the_rest(cls: type[BaseException]) -> None:
+    error = cls()
+    with nothing_left(), pytest.raises(cls) as excinfo:
+        async with BareNursery(same) as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(fail, error)
+            await trio.sleep_forever()
+    assert excinfo.value is error
+    assert error.__context__ is None
+
+
+async def test_a_group_of_the_block_leaves_as_it_is() -> None:
+    """Also where Trio copies it, to take the tasks' cancellations out."""
+    error = ExceptionGroup("own", [ValueError(), ExceptionGroup("inner", [KeyError()])])
+    with pytest.raises(ExceptionGroup) as excinfo:
+        async with BareNursery(same) as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await wait_all_tasks_blocked()
+            raise error
+    assert excinfo.value is error
+    assert error.__context__ is None
+
+
+async def test_a_group_of_a_task_is_not_wrapped_in_another() -> None:
+    members = [ValueError(), KeyError()]
+    with pytest.raises(ExceptionGroup, match="own") as excinfo:
+        async with BareNursery(same) as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(fail, ExceptionGroup("own", members))
+    assert list(excinfo.value.exceptions) == members
+
+
+async def test_a_group_with_a_cancelled_in_it_gives_the_cancelled_to_trio_and_leaves_the_rest() -> None:
+    error = ValueError()
+    with trio.CancelScope() as scope, pytest.raises(BaseExceptionGroup) as excinfo:
+        async with BareNursery(same) as nursery:
+            async with trio.open_nursery() as inner:
+                inner.start_soon(fail_when_cancelled, error)
+                inner.start_soon(trio.sleep_forever)
+                await wait_all_tasks_blocked()
+                scope.cancel()
+            nursery.start_soon(trio.sleep_forever)
+    rest = excinfo.value.split(trio.Cancelled)[1]
+    assert rest is not None
+    assert rest.exceptions == (error,)
+
+
+async def test_a_tasks_exception_is_chained_to_the_blocks_own() -> None:
+    for block in (ValueError("block"), KeyboardInterrupt("block")):
+        task = KeyError("task")
+        with pytest.raises(type(block)) as excinfo:
+            async with BareNursery(same) as nursery:
+                nursery.start_soon(fail_when_cancelled, task)
+                await wait_all_tasks_blocked()
+                raise block
+        assert excinfo.value is block
+        assert "KeyError: 'task'" in printed(block)
+
+
+@pytest.mark.parametrize("first", ["interrupt", "error"])
+async def test_what_is_no_exception_comes_first(first: str) -> None:
+    interrupt, error = KeyboardInterrupt(), ValueError("chained")
+    one, other = (interrupt, error) if first == "interrupt" else (error, interrupt)
+    with nothing_left(), pytest.raises(KeyboardInterrupt) as excinfo:
+        async with BareNursery(same) as nursery:
+            nursery.start_soon(fail_when_cancelled, other)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(fail, one)
+    assert excinfo.value is interrupt
+    assert "ValueError: chained" in printed(interrupt)
+
+
+async def test_a_tasks_interrupt_comes_before_the_blocks_error() -> None:
+    interrupt, error = KeyboardInterrupt(), ValueError("chained")
+    with pytest.raises(KeyboardInterrupt) as excinfo:
+        async with BareNursery(same) as nursery:
+            nursery.start_soon(fail_when_cancelled, interrupt)
+            await wait_all_tasks_blocked()
+            raise error
+    assert excinfo.value is interrupt
+    assert "ValueError: chained" in printed(interrupt)
+
+
+async def test_of_two_tasks_exceptions_one_leaves_and_prints_the_other() -> None:
+    first, second = ValueError("first"), KeyError("second")
+    with pytest.raises(ValueError, match="first") as excinfo:
+        async with BareNursery(same) as nursery:
+            nursery.start_soon(fail_when_cancelled, second)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(fail, first)
+    assert excinfo.value is first
+    assert "KeyError: 'second'" in printed(first)
+
+
+@pytest.mark.parametrize("tasks", [0, 1, 5])
+@pytest.mark.parametrize("block", ["waits", "ends"])
+async def test_a_cancellation_from_outside_reaches_its_scope(block: str, tasks: int) -> None:
+    leaving = []
+
+    def conclude(exc: BaseException | None) -> BaseException | None:
+        leaving.append(exc)
+        return exc
+
+    with nothing_left(), trio.CancelScope() as scope:
+        async with BareNursery(conclude) as nursery:
+            for _ in range(tasks):
+                nursery.start_soon(trio.sleep_forever)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            if block == "waits":
+                await trio.sleep_forever()
+        if tasks:
+            pytest.fail("the cancellation was swallowed")
+    assert scope.cancelled_caught == bool(tasks or block == "waits")
+    assert [type(exc) for exc in leaving] == [trio.Cancelled if scope.cancelled_caught else type(None)]
+
+
+async def test_its_own_cancellation_stays_within() -> None:
+    with nothing_left():
+        async with BareNursery(same) as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.cancel_scope.cancel()
+            await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+async def test_an_exception_outranks_a_cancellation_from_outside(error: type[BaseException]) -> None:
+    with trio.CancelScope() as scope, pytest.raises(error):
+        async with BareNursery(same) as nursery:
+            nursery.start_soon(fail_when_cancelled, error())
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.sleep_forever()
+    assert not scope.cancelled_caught
+
+
+async def test_conclude_is_called_once_all_tasks_have_ended() -> None:
+    ended = []
+
+    async def task() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await wait_all_tasks_blocked()
+            ended.append("task")
+
+    def conclude(exc: BaseException | None) -> BaseException | None:
+        ended.append(repr(exc))
+        return exc
+
+    with pytest.raises(ValueError, match="block"):
+        async with BareNursery(conclude) as nursery:
+            nursery.start_soon(task)
+            await wait_all_tasks_blocked()
+            raise ValueError("block")
+    assert ended == ["task", "ValueError('block')"]
+
+
+async def test_conclude_may_raise_another_in_its_place() -> None:
+    other = KeyError()
+    other.__context__ = context = OSError()
+    for block in (None, ValueError()):
+        with pytest.raises(KeyError) as excinfo:
+            async with BareNursery(lambda _: other):
+                if block:
+                    raise block
+        assert excinfo.value is other
+        assert other.__context__ is context
+
+
+async def test_conclude_may_suppress() -> None:
+    async with BareNursery(lambda _: None) as nursery:
+        nursery.start_soon(fail, ValueError())
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("where", ["block", "task", "both", "conclude", "cancelled"])
+async def test_no_reference_cycle_is_left(where: str) -> None:
+    async def clean_up_badly() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError
+
+    async def once() -> None:
+        def conclude(leaving: BaseException | None) -> BaseException | None:
+            return KeyError() if where == "conclude" else leaving
+
+        with trio.CancelScope() as scope:
+            try:
+                async with BareNursery(conclude) as nursery:
+                    for _ in range(3):
+                        nursery.start_soon(trio.sleep_forever)
+                    if where in ("task", "both"):
+                        nursery.start_soon(clean_up_badly)
+                    await wait_all_tasks_blocked()
+                    if where in ("block", "both"):
+                        raise KeyError
+                    if where == "cancelled":
+                        scope.cancel()
+                    nursery.cancel_scope.cancel()
+            except (KeyError, ValueError):
+                pass
+
+    await once()
+    with no_cycles():
+        await once()
+
+
+# Chains of exceptions
+
+
+def test_raise_unchanged_keeps_the_context() -> None:
+    error = FrozenError(1)
+    with pytest.raises(FrozenError) as excinfo:
+        try:
+            raise OSError
+        except OSError:
+            raise_unchanged(error)
+    assert excinfo.value is error
+    assert error.__context__ is None
+
+
+def test_chain_prints_the_earlier_one_before_all_the_rest() -> None:
+    first, cause, error = OSError("first"), KeyError("cause"), ValueError("error")
+    error.__cause__ = cause
+    chain(error, first)
+    text = printed(error)
+    assert text.index("first") < text.index("cause") < text.index("error")
+    assert chain_of(error) == [error, cause, first]
+
+
+def test_chain_overrides_from_none() -> None:
+    hidden, error, first = KeyError("hidden"), ValueError("error"), OSError("first")
+    error.__context__ = hidden
+    error.__suppress_context__ = True
+    chain(error, first)
+    assert "first" in printed(error)
+    assert "hidden" not in printed(error)
+
+
+def test_chain_does_nothing_where_it_is_there_already() -> None:
+    first, error = OSError("first"), ValueError("error")
+    chain(error, first)
+    chain(error, first)
+    chain(error, error)
+    assert chain_of(error) == [error, first]
+
+
+def test_chain_lets_no_loop_arise() -> None:
+    """Tasks cancelled while `error` was handled have it as the context of their Cancelled, in groups too."""
+    error, cleanup = ValueError("error"), KeyError("clean-up")
+    cleanup.__context__ = cleanup.__cause__ = OSError("out of the cancellation")
+    cleanup.__context__.__context__ = error
+    group = ExceptionGroup("group", [cleanup, cleanup])
+    chain(error, group)
+    assert chain_of(error) == [error, group]
+    assert cleanup.__context__.__context__ is None
+
+
+def test_chain_ends_where_exceptions_form_a_loop_already() -> None:
+    one, other, error = OSError(), KeyError(), ValueError()
+    one.__context__, other.__context__ = other, one
+    chain(error, one)
+    assert chain_of(error) == [error, one, other]
+    one.__context__ = None
+
+
+def test_chain_of_ends_where_exceptions_form_a_loop() -> None:
+    one, other = ValueError(), KeyError()
+    one.__context__, other.__context__ = other, one
+    assert chain_of(one) == [one, other]
+    one.__context__ = None
+
+
+def test_set_context_works_on_frozen_exceptions() -> None:
+    error, context = FrozenError(1), OSError()
+    set_context(error, context)
+    assert error.__context__ is context
+    chain(error, KeyError())
+    assert isinstance(context.__context__, KeyError)

@@ -1,0 +1,584 @@
+"""Where items come from: sources that raise, that are closed, that hold scopes open, and that are not ours to close."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import trio_fanout as fanout
+from helpers import ALL_POLICIES, FrozenError, Gauge, double, no_cycles, nothing_left
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
+KINDS = pytest.mark.parametrize("kind", ["sync", "async"])
+SHARED = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
+
+
+class SourceError(Exception):
+    pass
+
+
+def raising(kind: str, count: int, error: BaseException, *, after: float = 0) -> Any:
+    """A source of `count` items that then raises."""
+
+    def sync_source() -> Iterator[int]:
+        yield from range(count)
+        raise error
+
+    async def async_source() -> AsyncIterator[int]:
+        for x in range(count):
+            yield x
+        await trio.sleep(after)
+        raise error
+
+    return sync_source() if kind == "sync" else async_source()
+
+
+# Sources that raise
+
+
+@POLICIES
+@KINDS
+@SHARED
+@pytest.mark.parametrize("count", [0, 1, 3])
+async def test_what_a_source_raises_propagates_bare_and_cancels_the_items(
+    count: int, shared: bool, kind: str, policy: Any, autojump_clock: Any
+) -> None:
+    error = SourceError()
+    gauge = Gauge()
+
+    async def fn(x: int) -> None:
+        with gauge.running(x):
+            await trio.sleep_forever()
+
+    limiter = trio.CapacityLimiter(5) if shared else 5
+    with nothing_left(), pytest.raises(SourceError) as excinfo:
+        await fanout.map(fn, raising(kind, count, error), limit=limiter, policy=policy)
+    assert excinfo.value is error
+    assert gauge.now == 0
+    assert gauge.began == list(range(len(gauge.began)))
+
+
+@KINDS
+@pytest.mark.parametrize("policy", [fanout.Collect(), fanout.Settle(), fanout.FirstSuccess()], ids=str)
+@pytest.mark.parametrize("suppressed", [False, True])
+async def test_failures_so_far_are_chained_to_what_the_source_raises(
+    suppressed: bool, policy: Any, kind: str, autojump_clock: Any
+) -> None:
+    """Also where the source said `from None`, and where one failure came of the cancellation."""
+    cause = OSError("the source's own context")
+
+    async def fn(x: int) -> None:
+        if x == 0:
+            raise ValueError("recorded before")
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("recorded in the cleanup")
+
+    class Source:
+        def __init__(self) -> None:
+            self.items = iter([0, 1])
+
+        def __iter__(self) -> Source:
+            return self
+
+        def __next__(self) -> int:
+            for item in self.items:
+                return item
+            if gate.is_set():
+                self.fail()
+            raise AssertionError
+
+        def fail(self) -> None:
+            try:
+                raise cause
+            except OSError:
+                if suppressed:
+                    raise SourceError from None
+                raise SourceError  # noqa: B904
+
+        def __aiter__(self) -> Source:
+            return self
+
+        async def __anext__(self) -> int:
+            for item in self.items:
+                return item
+            await trio.sleep(1)
+            return self.__next__()
+
+    gate = trio.Event()
+    gate.set()
+    source = Source() if kind == "async" else iter(Source().__next__, None)
+    with pytest.raises(SourceError) as excinfo:
+        await fanout.map(fn, source, policy=policy, limit=3)
+    text = "".join(traceback.format_exception(excinfo.value))
+    assert "recorded before" in text
+    if kind == "async":
+        assert "recorded in the cleanup" in text
+
+
+async def test_failures_are_chained_to_a_source_error_that_is_frozen(autojump_clock: Any) -> None:
+    async def fn(x: int) -> None:
+        raise ValueError("recorded before")
+
+    for kind in ("sync", "async"):
+        with pytest.raises(FrozenError) as excinfo:
+            await fanout.map(fn, raising(kind, 2, FrozenError(1), after=1), policy=fanout.Collect())
+        assert "recorded before" in "".join(traceback.format_exception(excinfo.value))
+
+
+async def test_a_failure_that_the_source_raises_again_is_printed_once(autojump_clock: Any) -> None:
+    """The source may have heard of it, from the item."""
+    failure = ValueError("the failure")
+
+    async def fn(x: int) -> None:
+        raise failure
+
+    async def source(error: BaseException) -> AsyncIterator[int]:
+        yield 1
+        await trio.sleep(1)
+        raise error from (None if error is failure else failure)
+
+    for error in (failure, SourceError()):
+        with pytest.raises((ValueError, SourceError)) as excinfo:
+            await fanout.map(fn, source(error), policy=fanout.Collect())
+        assert excinfo.value is error
+        assert "".join(traceback.format_exception(error)).count("ValueError: the failure") == 1
+
+
+async def test_an_interrupt_out_of_a_source_error_keeps_its_chain(autojump_clock: Any) -> None:
+    error = SourceError("the source")
+
+    async def fn(x: int) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyboardInterrupt from error
+
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        await trio.sleep(1)
+        raise error
+
+    with pytest.raises(KeyboardInterrupt) as excinfo:
+        await fanout.map(fn, source())
+    assert excinfo.value.__cause__ is error
+    assert "".join(traceback.format_exception(excinfo.value)).count("SourceError: the source") == 1
+
+
+async def test_a_source_error_without_failures_has_nothing_chained_to_it() -> None:
+    for kind in ("sync", "async"):
+        with pytest.raises(SourceError) as excinfo:
+            await fanout.map(double, raising(kind, 3, SourceError()), policy=fanout.Collect(), limit=1)
+        assert excinfo.value.__context__ is None
+        assert excinfo.value.__cause__ is None
+
+
+async def test_a_source_that_raises_when_it_is_cancelled_by_a_failure(autojump_clock: Any) -> None:
+    async def source() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await trio.sleep_forever()
+        finally:
+            raise SourceError
+
+    async def fn(x: int) -> None:
+        await trio.sleep(1)
+        raise ValueError("the failure")
+
+    with pytest.raises(SourceError) as excinfo:
+        await fanout.map(fn, source())
+    assert "the failure" in "".join(traceback.format_exception(excinfo.value))
+
+
+@POLICIES
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@KINDS
+async def test_a_source_may_raise_what_is_no_exception(kind: str, error: Any, policy: Any, autojump_clock: Any) -> None:
+    async def fn(x: int) -> None:
+        if x == 0 and not isinstance(policy, fanout.FailFast):
+            raise ValueError
+        await trio.sleep_forever()
+
+    with pytest.raises(error):
+        await fanout.map(fn, raising(kind, 2, error(), after=1), policy=policy)
+
+
+@POLICIES
+async def test_an_iterable_whose_iter_raises(policy: Any) -> None:
+    class Bad:
+        def __iter__(self) -> Any:
+            raise SourceError
+
+    class BadAsync:
+        def __aiter__(self) -> Any:
+            raise SourceError
+
+    for items in (Bad(), BadAsync()):
+        with nothing_left(), pytest.raises(SourceError):
+            await fanout.map(double, items, policy=policy)
+
+
+async def test_fns_that_raise_propagate_bare() -> None:
+    def fns() -> Any:
+        yield double
+        raise SourceError
+
+    with pytest.raises(SourceError):
+        await fanout.fan_out(fns(), 1)
+
+
+async def test_a_source_that_raises_is_not_asked_again(autojump_clock: Any) -> None:
+    asked = 0
+
+    class Source:
+        def __iter__(self) -> Source:
+            return self
+
+        def __next__(self) -> int:
+            nonlocal asked
+            asked += 1
+            if asked > 3:
+                raise SourceError
+            return asked
+
+    with pytest.raises(SourceError):
+        await fanout.map(double, Source(), limit=5)
+    assert asked == 4
+
+
+@KINDS
+async def test_a_source_that_ended_is_not_asked_again(kind: str) -> None:
+    asked_after = 0
+    ended = False
+
+    class Source:
+        def __init__(self) -> None:
+            self.left = 3
+
+        def __iter__(self) -> Source:
+            return self
+
+        def __next__(self) -> int:
+            nonlocal asked_after, ended
+            asked_after += ended
+            if self.left == 0:
+                ended = True
+                raise StopIteration
+            self.left -= 1
+            return self.left
+
+    class AsyncSource(Source):
+        __iter__ = None  # type: ignore[assignment]
+
+        def __aiter__(self) -> AsyncSource:
+            return self
+
+        async def __anext__(self) -> int:
+            try:
+                return self.__next__()
+            except StopIteration:
+                raise StopAsyncIteration from None
+
+    await fanout.map(double, Source() if kind == "sync" else AsyncSource(), limit=2)
+    if kind == "async":
+        assert asked_after == 0
+
+
+# Async generators are closed, in the task that iterates them
+
+
+class Watched:
+    """An async generator that knows which tasks ran it, and whether it was closed."""
+
+    def __init__(self, count: int) -> None:
+        self.tasks: set[trio.lowlevel.Task] = set()
+        self.closed = False
+        self.generator = self._generate(count)
+
+    async def _generate(self, count: int) -> AsyncIterator[int]:
+        try:
+            for x in range(count):
+                self.tasks.add(trio.lowlevel.current_task())
+                await trio.lowlevel.checkpoint()
+                self.tasks.add(trio.lowlevel.current_task())
+                yield x
+        finally:
+            self.tasks.add(trio.lowlevel.current_task())
+            self.closed = True
+
+
+async def test_an_async_source_is_iterated_in_one_task() -> None:
+    source = Watched(50)
+    await fanout.map(double, source.generator, limit=5)
+    assert len(source.tasks) == 1
+    assert source.closed
+
+
+@POLICIES
+@pytest.mark.parametrize("end", ["failure", "cancelled", "interrupt", "success", "not awaitable"])
+async def test_an_async_generator_is_closed_in_its_task_when_the_run_ends_early(
+    end: str, policy: Any, autojump_clock: Any
+) -> None:
+    source = Watched(1000)
+
+    async def fn(x: int) -> int:
+        await trio.sleep(1)
+        if x == 3:
+            if end == "failure":
+                raise ValueError
+            if end == "interrupt":
+                raise KeyboardInterrupt
+            if end == "cancelled":
+                scope.cancel()
+        if isinstance(policy, fanout.FirstSuccess) and end != "success":
+            raise ValueError
+        return x
+
+    def call(x: int) -> Any:
+        return 7 if x == 3 and end == "not awaitable" else fn(x)
+
+    with trio.CancelScope() as scope:
+        try:
+            await fanout.map(call, source.generator, limit=3, policy=policy)
+        except (Exception, KeyboardInterrupt):  # noqa: BLE001
+            pass
+        assert source.closed
+    assert len(source.tasks) == 1
+
+
+async def test_a_generator_may_hold_a_scope_or_a_nursery_open_across_its_yields(autojump_clock: Any) -> None:
+    async def source() -> AsyncIterator[int]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            with trio.CancelScope():
+                for x in range(10):
+                    await trio.lowlevel.checkpoint()
+                    yield x
+            nursery.cancel_scope.cancel()
+
+    assert await fanout.map(double, source(), limit=2) == [2 * x for x in range(10)]
+
+
+@POLICIES
+@pytest.mark.parametrize("where", ["failure", "outside", "both ways"])
+async def test_a_nursery_held_open_by_a_generator_is_closed_when_the_run_ends_early(
+    where: str, policy: Any, autojump_clock: Any
+) -> None:
+    async def source() -> AsyncIterator[int]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                for x in range(100):
+                    yield x
+            except GeneratorExit:  # or the nursery would wrap it in a group
+                pass
+            finally:
+                nursery.cancel_scope.cancel()
+
+    async def fn(x: int) -> int:
+        await trio.sleep(1)
+        if x >= 2 and where != "outside":
+            raise ValueError
+        return x
+
+    with nothing_left(), trio.move_on_after(3.5 if where != "failure" else 1000):
+        try:
+            await fanout.map(fn, source(), limit=2, policy=policy)
+        except* ValueError:
+            pass
+
+
+async def test_a_scope_of_the_source_that_expires_while_the_run_is_at_its_limit(autojump_clock: Any) -> None:
+    """Its Cancelled is raised inside of the source, which catches it; the run goes on with what there is."""
+    log = []
+
+    async def source() -> AsyncIterator[int]:
+        with trio.move_on_after(5) as scope:
+            for x in range(100):
+                yield x
+                await trio.lowlevel.checkpoint()
+        log.append(scope.cancelled_caught)
+        yield 1000
+
+    async def fn(x: int) -> int:
+        await trio.sleep(4)
+        return x
+
+    # At 5 two items run, and the feeder waits for room; the scope's Cancelled waits until 8.
+    results = await fanout.map(fn, source(), limit=2)
+    assert results == [0, 1, 2, 3, 1000]
+    assert log == [True]
+    assert trio.current_time() == 12
+
+
+async def test_a_scope_of_the_source_that_expires_while_the_source_waits(autojump_clock: Any) -> None:
+    async def source() -> AsyncIterator[int]:
+        with trio.move_on_after(5):
+            yield 1
+            yield 2
+            await trio.sleep_forever()
+        yield 3
+
+    assert await fanout.map(double, source(), limit=5) == [2, 4, 6]
+    assert trio.current_time() == 5
+
+
+async def test_cancellation_from_outside_is_prompt_while_a_source_holds_a_scope(autojump_clock: Any) -> None:
+    async def source() -> AsyncIterator[int]:
+        with trio.CancelScope():
+            while True:
+                yield 1
+
+    with trio.move_on_after(5) as scope:
+        await fanout.map(trio.sleep_until, always(100), limit=2)
+    assert scope.cancelled_caught
+    with trio.move_on_after(5) as scope:
+        await fanout.do(slow, source(), limit=2)
+    assert scope.cancelled_caught
+    assert trio.current_time() == 10
+
+
+async def always(value: float) -> AsyncIterator[float]:
+    while True:
+        yield value
+
+
+async def slow(x: object) -> None:
+    await trio.sleep(100)
+
+
+async def test_a_failure_is_prompt_while_a_source_holds_a_scope_and_the_run_is_full(autojump_clock: Any) -> None:
+    async def source() -> AsyncIterator[int]:
+        with trio.CancelScope():
+            while True:
+                yield 1
+
+    async def fn(x: int) -> None:
+        await trio.sleep(2)
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        await fanout.do(fn, source(), limit=2)
+    assert trio.current_time() == 2
+
+
+async def test_the_close_of_a_generator_may_wait_with_a_shield(autojump_clock: Any) -> None:
+    async def source() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(3)
+
+    async def fn(x: int) -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        await fanout.map(fn, source())
+    assert trio.current_time() == 3
+
+
+async def test_an_async_iterable_that_is_no_generator_is_left_open(autojump_clock: Any) -> None:
+    send, receive = trio.open_memory_channel[int](10)
+    for x in range(10):
+        send.send_nowait(x)
+
+    async def fn(x: int) -> None:
+        if x == 3:
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        await fanout.do(fn, receive, limit=1)
+    assert await receive.receive() == 4  # the run took no more than it needed
+    with pytest.raises(trio.TooSlowError):
+        with trio.fail_after(1):
+            await fanout.do(double, receive)
+    send.send_nowait(99)
+    assert await receive.receive() == 99
+
+
+async def test_an_iterable_that_makes_a_generator_has_that_generator_closed(autojump_clock: Any) -> None:
+    """The run is who iterates it, so nobody else can close it."""
+    watched = Watched(100)
+
+    class Iterable:
+        def __aiter__(self) -> Any:
+            return watched.generator
+
+    async def fn(x: int) -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        await fanout.do(fn, Iterable(), limit=1)
+    assert watched.closed
+
+
+async def test_a_channel_as_the_source_hands_items_over_as_they_come(autojump_clock: Any) -> None:
+    send, receive = trio.open_memory_channel[int](0)
+    seen = []
+
+    async def fn(x: int) -> None:
+        seen.append((x, trio.current_time()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fanout.do, fn, receive)
+        async with send:
+            for x in range(3):
+                await trio.sleep(1)
+                await send.send(x)
+                await wait_all_tasks_blocked()
+    assert seen == [(0, 1), (1, 2), (2, 3)]
+
+
+async def test_a_source_within_a_context_manager(autojump_clock: Any) -> None:
+    @asynccontextmanager
+    async def opened() -> Any:
+        yield Watched(5)
+
+    async with opened() as source:
+        assert await fanout.map(double, source.generator) == [0, 2, 4, 6, 8]
+
+
+async def test_a_sync_generator_is_left_to_its_owner() -> None:
+    def source() -> Iterator[int]:
+        yield from range(10)
+
+    async def fn(x: int) -> None:
+        if x == 3:
+            raise ValueError
+
+    items = source()
+    with pytest.raises(ValueError):  # noqa: PT011
+        await fanout.map(fn, items, limit=1)
+    assert next(items) == 4
+
+
+async def test_a_closed_source_leaves_no_cycle(autojump_clock: Any) -> None:
+    async def once() -> None:
+        try:
+            await fanout.map(slow, Watched(5).generator, item_timeout=1)
+        except trio.TooSlowError:
+            pass
+
+    await once()
+    with no_cycles():
+        await once()
+
+
+async def test_a_length_that_is_too_long_for_python() -> None:
+    async def stop(x: int) -> None:
+        if x == 3:
+            raise KeyError(x)
+
+    with pytest.raises(KeyError):
+        await fanout.do(stop, range(10**30), limit=1)

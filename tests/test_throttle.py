@@ -1,0 +1,380 @@
+"""`throttle`: when calls start, on a virtual clock."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+import weakref
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
+
+import trio_fanout as fanout
+from helpers import no_cycles
+from trio_fanout import throttle
+
+
+class Starts:
+    """An async function that notes when it is called, and with what."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[Any, float]] = []
+
+    async def __call__(self, item: Any) -> Any:
+        self.log.append((item, trio.current_time()))
+        return item
+
+    @property
+    def times(self) -> list[float]:
+        return [time for _, time in self.log]
+
+    @property
+    def items(self) -> list[Any]:
+        return [item for item, _ in self.log]
+
+
+async def test_first_starts_at_once_and_others_follow_evenly_spaced(autojump_clock: MockClock):
+    starts = Starts()
+    assert await fanout.map(throttle(starts, 4), range(9), limit=3) == list(range(9))
+    assert starts.log == [(k, k / 4) for k in range(9)]
+
+
+async def test_rate_counts_for_per_seconds(autojump_clock: MockClock):
+    starts = Starts()
+    await fanout.do(throttle(starts, 2, per=60), range(4))
+    assert starts.times == [0, 30, 60, 90]
+
+
+async def test_rate_may_be_below_one_and_not_whole(autojump_clock: MockClock):
+    starts = Starts()
+    await fanout.do(throttle(starts, 0.25), range(3))
+    assert starts.times == [0, 4, 8]
+
+
+async def test_burst_starts_together_and_then_the_spacing_holds(autojump_clock: MockClock):
+    starts = Starts()
+    await fanout.do(throttle(starts, 2, burst=3), range(6))
+    assert starts.times == [0, 0, 0, 0.5, 1, 1.5]
+
+
+async def test_idle_time_builds_up_no_more_than_the_burst(autojump_clock: MockClock):
+    starts = Starts()
+    fn = throttle(starts, 1, burst=2)
+    await fn("a")
+    await trio.sleep(100)
+    await fanout.do(fn, range(4))
+    assert starts.times == [0, 100, 100, 101, 102]
+
+
+async def test_idle_time_builds_up_in_parts(autojump_clock: MockClock):
+    """Half of what the burst used is saved up again in half of the time."""
+    starts = Starts()
+    fn = throttle(starts, 1, burst=4)
+    await fanout.do(fn, range(4))
+    await trio.sleep(2)
+    await fanout.do(fn, range(4))
+    assert starts.times == [0, 0, 0, 0, 2, 2, 3, 4]
+
+
+async def test_without_a_burst_a_late_call_shifts_those_after_it(autojump_clock: MockClock):
+    """Time lost is not made up for: no two starts are ever closer than the interval."""
+    starts = Starts()
+    fn = throttle(starts, 1)
+    await fn("a")
+    await trio.sleep(1.5)
+    await fn("b")
+    await fn("c")
+    assert starts.times == [0, 1.5, 2.5]
+
+
+async def test_time_jumping_ahead_lets_none_start_together(mock_clock: MockClock):
+    """As when the machine was asleep, or some task kept the event loop busy."""
+    starts = Starts()
+    fn = throttle(starts, 1)
+    async with trio.open_nursery() as nursery:
+        for item in range(3):
+            nursery.start_soon(fn, item)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(10)
+        await wait_all_tasks_blocked()
+        assert starts.times == [0, 10]
+        mock_clock.jump(1)
+    assert starts.times == [0, 10, 11]
+
+
+async def test_no_drift_over_many_calls(autojump_clock: MockClock):
+    """The k-th start is k intervals after the first, with no sum of rounding errors in it."""
+    starts = Starts()
+    fn = throttle(starts, 3, per=0.7)
+    await trio.sleep(0.1)
+    for item in range(5_000):
+        await fn(item)
+    worst = max(abs(time - 0.1 - k * 0.7 / 3) for k, time in enumerate(starts.times))
+    assert worst < 1e-11
+
+
+async def test_spacing_is_measured_between_starts_and_not_ends(autojump_clock: MockClock):
+    starts = Starts()
+
+    async def slow(item):
+        await starts(item)
+        await trio.sleep(10)
+
+    await fanout.do(throttle(slow, 1), range(3))
+    assert starts.times == [0, 1, 2]
+    assert trio.current_time() == 12
+
+
+async def test_bound_holds_over_all_calls_that_use_it_in_the_order_of_calling(autojump_clock: MockClock):
+    starts = Starts()
+    fn = throttle(starts, 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(functools.partial(fanout.do, limit=1), fn, ["a0", "a1", "a2"])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(functools.partial(fanout.do, limit=1), fn, ["b0", "b1"])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(fn, "c")
+    assert starts.log == [("a0", 0), ("a1", 1), ("b0", 2), ("c", 3), ("a2", 4), ("b1", 5)]
+
+
+async def test_two_throttles_of_one_function_do_not_know_each_other(autojump_clock: MockClock):
+    starts = Starts()
+    one, other = throttle(starts, 1), throttle(starts, 1)
+    await one("a")
+    await other("b")
+    assert starts.times == [0, 0]
+
+
+async def test_cancelled_at_the_head_of_the_line_uses_up_nothing(autojump_clock: MockClock):
+    starts = Starts()
+    fn = throttle(starts, 1)
+    await fn("a")
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _impatient():
+            with trio.move_on_after(0.5):
+                await fn("b")
+
+        await wait_all_tasks_blocked()
+        nursery.start_soon(fn, "c")
+        nursery.start_soon(fn, "d")
+    assert starts.log[0] == ("a", 0)
+    assert sorted(starts.items[1:]) == ["c", "d"]
+    assert starts.times[1:] == [1, 2]
+
+
+async def test_cancelled_in_the_middle_of_the_line_uses_up_nothing(autojump_clock: MockClock):
+    starts = Starts()
+    fn = throttle(starts, 1)
+    async with trio.open_nursery() as nursery:
+        scopes = [trio.CancelScope() for _ in range(4)]
+
+        async def call(item):
+            with scopes[item]:
+                await fn(item)
+
+        for item in range(4):
+            nursery.start_soon(call, item)
+            await wait_all_tasks_blocked()
+        scopes[2].cancel()
+    assert starts.log == [(0, 0), (1, 1), (3, 2)]
+
+
+async def test_all_cancelled_leaves_the_next_call_free(autojump_clock: MockClock):
+    starts = Starts()
+    fn = throttle(starts, 1)
+    await fn("a")
+    with trio.move_on_after(0.5):
+        await fanout.do(fn, range(10))
+    await trio.sleep_until(1)
+    await fn("b")
+    assert starts.log == [("a", 0), ("b", 1)]
+
+
+async def test_already_cancelled_calls_nothing_and_uses_up_nothing(autojump_clock: MockClock):
+    starts = Starts()
+    fn = throttle(starts, 1)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await fn("a")
+    assert scope.cancelled_caught
+    await fn("b")
+    assert starts.log == [("b", 0)]
+
+
+async def test_wait_is_part_of_the_item_and_its_time(autojump_clock: MockClock):
+    starts = Starts()
+    outcomes = await fanout.map(throttle(starts, 1), range(4), policy=fanout.Settle(), item_timeout=1.5)
+    assert starts.log == [(0, 0), (1, 1)]
+    assert [type(getattr(o, "error", None)) for o in outcomes[2:]] == [trio.TooSlowError] * 2
+
+
+async def test_failures_count_as_starts(autojump_clock: MockClock):
+    starts = Starts()
+
+    async def fail(item):
+        await starts(item)
+        raise ValueError(item)
+
+    with pytest.raises(fanout.FanOutError) as caught:
+        await fanout.map(throttle(fail, 1), range(3), policy=fanout.Collect())
+    assert caught.value.indices == (0, 1, 2)
+    assert starts.times == [0, 1, 2]
+
+
+async def test_each_call_is_a_checkpoint(autojump_clock: MockClock):
+    fn = throttle(Starts(), 1)
+    for item in range(2):
+        with assert_checkpoints():
+            await fn(item)
+
+
+def test_each_run_counts_for_itself():
+    starts = Starts()
+    fn = throttle(starts, 1)
+    for _ in range(2):
+        trio.run(fanout.do, fn, range(3), clock=MockClock(autojump_threshold=0))
+    assert starts.times == [0, 1, 2, 0, 1, 2]
+
+
+def test_cancelled_run_leaves_the_next_one_free():
+    """The first run ends in the middle of the line."""
+    starts = Starts()
+    fn = throttle(starts, 1)
+
+    async def first():
+        with trio.move_on_after(0.5):
+            await fanout.do(fn, range(3))
+
+    trio.run(first, clock=MockClock(autojump_threshold=0))
+    trio.run(fanout.do, fn, range(2), clock=MockClock(autojump_threshold=0))
+    assert starts.times == [0, 0, 1]
+
+
+def test_runs_in_two_threads_at_once_count_for_themselves():
+    starts = [Starts(), Starts()]
+    both_there = threading.Barrier(2, timeout=30)
+
+    async def pick(item):
+        await starts[item](item)
+
+    fn = throttle(pick, 1)
+
+    async def main(which):
+        await fn(which)
+        both_there.wait()
+        await fn(which)
+        both_there.wait()
+        await fn(which)
+
+    threads = [
+        threading.Thread(target=functools.partial(trio.run, main, k, clock=MockClock(autojump_threshold=0)))
+        for k in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.times for one in starts] == [[0, 1, 2]] * 2
+
+
+async def test_state_goes_with_the_function(autojump_clock: MockClock):
+    """Some programs make a throttle for each call: the run must not collect them."""
+    starts = Starts()
+    with no_cycles():
+        fn = throttle(starts, 1)
+        await fn("a")
+        gone = weakref.ref(fn)
+        del fn
+        assert gone() is None
+
+
+async def test_keywords_name_and_docstring_are_the_functions_own(autojump_clock: MockClock):
+    async def fetch(url, *, retries=0):
+        """Fetch a page."""
+        return url, retries
+
+    fn = throttle(fetch, 1)
+    assert (fn.__name__, fn.__doc__) == ("fetch", "Fetch a page.")
+    assert await fn("a", retries=3) == ("a", 3)
+    assert throttle(functools.partial(fetch, retries=1), 1).__name__ == "fetch"
+    assert throttle(Starts(), 1).__name__ == "Starts"
+
+
+async def test_function_that_is_not_async_is_wrong_use(autojump_clock: MockClock):
+    """Under every policy, and not an item's failure."""
+    with pytest.raises(TypeError, match="in_thread"):
+        await throttle(len, 1)("abc")
+    with pytest.raises(TypeError, match=r"got 3.*in_thread"):
+        await fanout.map(throttle(len, 1), ["abc"], policy=fanout.Settle())
+
+
+@pytest.mark.parametrize("argument", ["rate", "per"])
+@pytest.mark.parametrize("bad", [0, -1, 0.0, -0.5, math.inf, -math.inf, math.nan, 10**400])
+def test_bad_rate_and_per_are_value_errors(argument, bad):
+    with pytest.raises(ValueError, match=f"{argument} must be a finite number above 0"):
+        throttle(Starts(), **{"rate": 1, argument: bad})
+
+
+@pytest.mark.parametrize("argument", ["rate", "per"])
+@pytest.mark.parametrize("bad", [None, "1", True, 1j, Fraction(1, 2)])
+def test_rate_and_per_of_another_type_are_type_errors(argument, bad):
+    with pytest.raises(TypeError, match=f"{argument} must be a finite number above 0"):
+        throttle(Starts(), **{"rate": 1, argument: bad})
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"), [(0, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError), (math.inf, TypeError)]
+)
+def test_bad_burst(bad, error):
+    with pytest.raises(error, match="burst must be an int of 1 or more"):
+        throttle(Starts(), 1, burst=bad)
+
+
+def test_function_that_cannot_be_called_is_a_type_error():
+    with pytest.raises(TypeError, match="fn must be an async function, got 3"):
+        throttle(3, 1)
+
+
+@given(
+    rate=st.sampled_from([0.5, 1, 2, 4, 8]),
+    burst=st.integers(1, 5),
+    gaps=st.lists(st.sampled_from([0, 0.125, 0.25, 1, 3, 10]), max_size=30),
+)
+def test_starts_are_as_early_as_a_bucket_of_tokens_allows(rate, burst, gaps):
+    """Against another form of the same rule: a bucket of `burst` tokens, which fills at `rate`.
+
+    All numbers here are exact in binary, so that equality is.
+    """
+    starts = Starts()
+
+    async def main():
+        fn = throttle(starts, rate, burst=burst)
+        async with trio.open_nursery() as nursery:
+            for item, gap in enumerate(gaps):
+                await trio.sleep(gap)
+                nursery.start_soon(fn, item)
+                await wait_all_tasks_blocked()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.001))
+
+    expected = []
+    tokens, then, called = Fraction(burst), Fraction(0), Fraction(0)
+    for gap in gaps:
+        called += Fraction(gap)
+        start = max(called, then)
+        tokens = min(Fraction(burst), tokens + (start - then) * Fraction(rate))
+        if tokens < 1:
+            start += (1 - tokens) / Fraction(rate)
+            tokens = Fraction(1)
+        tokens, then = tokens - 1, start
+        expected.append(start)
+    assert starts.items == list(range(len(gaps)))
+    assert starts.times == expected

@@ -1,0 +1,102 @@
+"""Bounded fan-out for Trio: one loop that runs an async function over many items under a limiter.
+
+========================  ==============================================================================
+`map`                     many items, one function; gives back the results, by index
+`do`                      the same, nothing kept
+`fan_out`                 one item, many functions
+`stream`                  many items, one function; results as they come, with backpressure
+`open_group`              work that is found on the way: jobs that can start jobs
+`run_graph`               steps that depend on each other
+========================  ==============================================================================
+
+All of them take a ``limit``, a ``policy`` and an ``item_timeout``. What the policies do in each:
+
+==================  ================================  ================================  =======================
+policy              `map`, `do`, `fan_out`            `stream`                          `open_group`, `run_graph`
+==================  ================================  ================================  =======================
+`FailFast`          cancel, raise the failure         hand over what is before it,      cancel, raise the failure
+                                                      then raise it
+`Collect`           go on, raise a `FanOutError`      hand over successes, then raise   go on, raise a
+                                                      a `FanOutError`                   `FanOutError`
+`Settle`            go on, give back outcomes         hand over outcomes                go on, give back outcomes
+                    (not `do`)                                                          (a group: by its handles)
+`FirstSuccess`      cancel the rest on a success,     -                                 -
+                    give it back (not `do`)
+==================  ================================  ================================  =======================
+
+`in_thread`, `in_process`, `in_executor` and `throttle` make async functions for any of them out of other functions.
+
+**Cancellation** is Trio's, everywhere: it is always delivered promptly and never swallowed. Under `FailFast` and
+`Collect` a failure that was recorded before or during a cancellation from outside is raised in its place, so that a
+time-out never hides the error behind it; ``with trio.move_on_after(...)`` around a call with a failure raises it. What
+is no `Exception`, such as `KeyboardInterrupt`, is never a failure: it cancels the run and leaves it, bare.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._errors import DependencyFailed as DependencyFailed
+from ._errors import FanOutError as FanOutError
+from ._errors import Unfinished as Unfinished
+from ._executors import in_executor as in_executor
+from ._graph import Step as Step
+from ._graph import run_graph as run_graph
+from ._group import Group as Group
+from ._group import Handle as Handle
+from ._group import open_group as open_group
+from ._limits import DEFAULT_LIMIT as DEFAULT_LIMIT
+from ._map import do as do
+from ._map import fan_out as fan_out
+from ._map import map as map
+from ._policies import Collect as Collect
+from ._policies import FailFast as FailFast
+from ._policies import FirstSuccess as FirstSuccess
+from ._policies import Settle as Settle
+from ._processes import in_process as in_process
+from ._stream import Completed as Completed
+from ._stream import ResultChannel as ResultChannel
+from ._stream import stream as stream
+from ._threads import in_thread as in_thread
+from ._throttle import throttle as throttle
+
+__all__ = (
+    "DEFAULT_LIMIT",
+    "Collect",
+    "Completed",
+    "DependencyFailed",
+    "FailFast",
+    "FanOutError",
+    "FirstSuccess",
+    "Group",
+    "Handle",
+    "ResultChannel",
+    "Settle",
+    "Step",
+    "Unfinished",
+    "do",
+    "fan_out",
+    "in_executor",
+    "in_process",
+    "in_thread",
+    "map",
+    "open_group",
+    "run_graph",
+    "stream",
+    "throttle",
+)
+
+# Tracebacks, pickles and documentation should name the place where users find these.
+for _public in [globals()[_name] for _name in __all__]:
+    if hasattr(_public, "__module__"):
+        _public.__module__ = __name__
+
+if not TYPE_CHECKING:  # pragma: no branch  # or every unknown name would be a str to a type checker
+
+    def __getattr__(name: str) -> str:
+        if name != "__version__":
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        from importlib.metadata import version  # noqa: PLC0415  # slow, and seldom wanted
+
+        return version("trio-fanout")

@@ -1,0 +1,67 @@
+"""What `in_thread`, `in_process`, `in_executor` and `throttle` have in common."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+import trio
+
+from ._arguments import got, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio.lowlevel import TrioToken
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def check_blocking(fn: object, caller: str) -> None:
+    """Raise `TypeError` unless `fn` can be called, and is no async function."""
+    if not callable(fn):
+        msg = f"fn of {caller} must be a function that is not async, got {got(fn)}"
+        if inspect.iscoroutine(fn):
+            fn.close()  # or Python would warn that it was never awaited
+            msg += ": pass the function itself, without calling it"
+        raise TypeError(msg)
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    if any(kind(fn) or kind(getattr(fn, "__call__", None)) for kind in kinds):  # noqa: B004 (an object may be one)
+        msg = f"fn of {caller} must be a function that is not async, but {name_of(fn)} is: Trio can run it as it is"
+        raise TypeError(msg)
+
+
+def named_like(fn: Callable[P, object]) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
+    """Give an adapter the name and the docstring of what it wraps, and so tasks that run it: `map(resize)`."""
+
+    def rename(adapter: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        functools.update_wrapper(adapter, fn)
+        # An object with a `__call__` and a partial have no name to copy.
+        adapter.__name__ = name_of(fn)
+        return adapter
+
+    return rename
+
+
+class PerRun(Generic[T]):
+    """A value of its own for each Trio run, made when it is first asked for.
+
+    It goes when the run or this object does, whichever is first. A `trio.lowlevel.RunVar` would keep both until the
+    end of the run, and some programs make an adapter for each call.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make: Final = make
+        self._values: Final[WeakKeyDictionary[TrioToken, T]] = WeakKeyDictionary()
+
+    def get(self) -> T:
+        """The value for the run that the calling task belongs to."""
+        token = trio.lowlevel.current_trio_token()
+        value = self._values.get(token)
+        if value is None:
+            value = self._values[token] = self._make()
+        return value

@@ -1,0 +1,98 @@
+"""Checks of what callers pass: an error at once that names the argument, what it got and what it takes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+
+def name_of(fn: object) -> str:
+    """A short name for what a task runs."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None)
+    return name if isinstance(name, str) else type(fn).__name__
+
+
+def got(value: object) -> str:
+    """Describe `value` by its type, and by itself only where that is short and harmless."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"{'an' if type(value).__name__[0] in 'aeiouAEIOU' else 'a'} {type(value).__name__}"
+
+
+def check_function(fn: object, argument: str = "fn") -> None:
+    """Raise `TypeError` unless `fn` can be called."""
+    if callable(fn):
+        return
+    msg = f"{argument} must be an async function, got {got(fn)}"
+    if isinstance(fn, Coroutine):
+        fn.close()  # or Python would warn that it was never awaited
+        msg += ": pass the function itself, without calling it"
+    raise TypeError(msg)
+
+
+def check_functions(fns: list[Any], argument: str) -> None:
+    """Raise `TypeError` unless all of `fns` can be called."""
+    wrong = [index for index, fn in enumerate(fns) if not callable(fn)]
+    for index in wrong[1:]:
+        if isinstance(fns[index], Coroutine):
+            fns[index].close()
+    for index in wrong[:1]:
+        check_function(fns[index], f"{argument}[{index}]")
+
+
+class NotAwaitable(TypeError):
+    """A function returned something that cannot be awaited. Users see a plain `TypeError`."""
+
+
+def check_awaitable(value: object) -> None:
+    """Raise `NotAwaitable` unless `value`, which a function has returned, can be awaited."""
+    if not inspect.isawaitable(value):
+        msg = f"fn must be an async function, got {got(value)} from it; wrap a blocking one in trio_fanout.in_thread"
+        raise NotAwaitable(msg)
+
+
+def check_iterable(value: object, argument: str, takes: str) -> None:
+    """Raise `TypeError` unless `value` is a plain iterable."""
+    if not (hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")):
+        msg = f"{argument} must be {takes}, got {got(value)}"
+        raise TypeError(msg)
+
+
+def check_seconds(seconds: object, argument: str, *, zero: bool = False) -> None:
+    """Raise unless `seconds` is None or a number above 0 (or, with `zero`, not below)."""
+    if seconds is None:
+        return
+    least = "of 0 or more" if zero else "above 0"
+    takes = f"{argument} must be None or a number of seconds {least}, got {got(seconds)}"
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise TypeError(takes)
+    if not (seconds >= 0 if zero else seconds > 0):  # so written that NaN fails
+        raise ValueError(takes)
+    if isinstance(seconds, int) and seconds > sys.float_info.max:
+        msg = f"{argument} must be a number of seconds that fits a float; math.inf is one"
+        raise ValueError(msg)
+
+
+def check_count(count: object, argument: str, *, least: int = 1) -> None:
+    """Raise unless `count` is an int of `least` or more."""
+    takes = f"{argument} must be an int of {least} or more, got {got(count)}"
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(takes)
+    if count < least:
+        raise ValueError(takes)
+
+
+def check_policy(policy: object, allowed: tuple[type, ...], caller: str) -> None:
+    """Raise `TypeError` unless `policy` is an instance of one of the `allowed` classes."""
+    if not isinstance(policy, allowed):
+        names = [f"{cls.__name__}()" for cls in allowed]
+        takes = " or ".join([", ".join(names[:-1]), names[-1]]) if names[1:] else names[0]
+        msg = f"policy of {caller} must be {takes}, got {got(policy)}"
+        raise TypeError(msg)

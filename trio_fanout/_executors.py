@@ -1,0 +1,223 @@
+"""Functions in any executor of `concurrent.futures`, on this machine or on others: `in_executor`."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import logging
+import threading
+from collections import deque
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
+
+import attrs
+import outcome
+import trio
+
+from ._adapters import PerRun, check_blocking, named_like
+from ._arguments import got
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio.lowlevel import Abort, Task, TrioToken
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger: Final = logging.getLogger(__name__)
+
+
+def in_executor(
+    executor: Executor, fn: Callable[P, R], *, abandon_on_cancel: bool = False
+) -> Callable[P, Awaitable[R]]:
+    """Make an async function out of a blocking one, by calling it in an executor.
+
+    Any executor with the interface of `concurrent.futures` will do: a process pool, loky, mpi4py, or a Dask cluster
+    through ``client.get_executor(pure=False)``, which is how work leaves one machine. The executor is the caller's, who
+    opens it and shuts it down. How many calls are handed to it and not yet done is up to the limit of the call that the
+    result is passed to: choose a limit a few times the number of workers, to keep all of them busy.
+
+    Calls are submitted in the order they are made, one at a time, in a worker thread, as `Executor.submit` may block.
+    An exception arrives with its type. Where the executor's workers are other processes, all that crosses is pickled:
+    `fn`, its arguments, what it returns and what it raises. Context variables do not cross, and `trio.from_thread` does
+    not work inside.
+
+    **Cancellation** calls `Future.cancel()`, in a worker thread. A call that has not started is then cancelled. What
+    the executor says it cannot cancel, as a pool cannot once a function runs, is waited for, and its value is given
+    back or its exception raised; that goes for an `item_timeout` too. With `abandon_on_cancel` nothing is waited for:
+    the call is cancelled at once, and what goes on in the executor is left to itself, its result lost. Dask lets go
+    of any call.
+
+    Note:
+        Abandoned work is out of the limiter's sight. New items start while abandoned ones still run, so that more
+        calls can be in the executor than the limit says.
+
+    Note:
+        By default, Dask takes functions to be pure: equal calls run once, and cancelling one of them cancels all. Hence
+        ``pure=False`` above. A `ProcessPoolExecutor` that forks does so in the worker thread, of which Python 3.12 and
+        later warn with reason; give it an `mp_context` that spawns.
+
+    Args:
+        executor: a `concurrent.futures.Executor`.
+        fn: a function that is not async.
+        abandon_on_cancel: whether cancellation leaves behind what the executor cannot cancel. By default it is waited
+            for.
+
+    Returns:
+        An async function that takes the arguments of `fn`, and is named like it. It raises
+        `concurrent.futures.CancelledError`, a failure like any other, when somebody else cancels the future.
+
+    Raises:
+        TypeError: at once, if `executor` is none, or if `fn` cannot be called, or is async.
+
+    Example::
+
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            primes = await fanout.map(fanout.in_executor(pool, is_prime), numbers)
+    """
+    _check_executor(executor)
+    check_blocking(fn, "in_executor")
+    turns = PerRun(lambda: trio.CapacityLimiter(1))
+    canceller = _Canceller()
+
+    @named_like(fn)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # Keyword arguments are bound to the function: Dask's `submit` has some of its own.
+        bound: Callable[..., R] = functools.partial(fn, **kwargs) if kwargs else fn
+        context = contextvars.copy_context()  # for `submit` itself: Dask has settings in it
+
+        def submit() -> Future[R]:
+            return context.run(executor.submit, bound, *args)
+
+        return await _Call[R](turns.get(), canceller, abandon_on_cancel).result_of(submit)
+
+    return call
+
+
+def _check_executor(executor: object) -> None:
+    if not isinstance(executor, Executor):
+        msg = f"executor must be a concurrent.futures.Executor, got {got(executor)}"
+        raise TypeError(msg)
+
+
+@attrs.define(eq=False)
+class _Call(Generic[R]):
+    """A call on its way through an executor, and the task that waits for it.
+
+    All of it runs in the Trio thread, but for `_deliver` and `_done`, which only send word there. So there are no
+    races to think about: the future is submitted before or after a cancellation, never meanwhile.
+    """
+
+    _turn: trio.CapacityLimiter
+    _canceller: _Canceller
+    _abandon_on_cancel: bool
+    _token: TrioToken = attrs.field(init=False, factory=trio.lowlevel.current_trio_token)
+    _task: Task | None = attrs.field(init=False, factory=trio.lowlevel.current_task)  # None when it waits no more
+    _future: Future[R] | None = attrs.field(init=False, default=None)  # while it may have to be cancelled
+    _raise_cancel: Callable[[], Any] | None = attrs.field(init=False, default=None)  # once cancelled
+
+    # Ctrl-C comes in as a cancellation: anywhere else it could lose the future.
+    @trio.lowlevel.enable_ki_protection
+    async def result_of(self, submit: Callable[[], Future[R]]) -> R:
+        """Submit the call, and wait for what comes of it."""
+        await self._turn.acquire_on_behalf_of(self)  # the only place where a cancelled call has not been submitted
+        try:
+            trio.lowlevel.start_thread_soon(submit, self._deliver)
+        except BaseException:
+            self._turn.release_on_behalf_of(self)
+            raise
+        result: R = await trio.lowlevel.wait_task_rescheduled(self._abort)
+        return result
+
+    def _deliver(self, submitted: outcome.Outcome[Future[R]]) -> None:
+        try:
+            self._token.run_sync_soon(self._submitted, submitted)
+        except trio.RunFinishedError:  # this was abandoned: a task that waits would have kept the run going
+            if isinstance(submitted, outcome.Value):
+                self._canceller.cancel(submitted.value)
+
+    def _submitted(self, submitted: outcome.Outcome[Future[R]]) -> None:
+        self._turn.release_on_behalf_of(self)
+        if isinstance(submitted, outcome.Error):
+            self._resume(submitted)
+            return
+        future = submitted.unwrap()
+        if self._raise_cancel is None:
+            self._future = future
+        else:
+            self._canceller.cancel(future)
+        future.add_done_callback(self._done)
+
+    def _abort(self, raise_cancel: Callable[[], Any]) -> Abort:
+        self._raise_cancel = raise_cancel
+        if self._future is not None:
+            self._canceller.cancel(self._future)
+            self._future = None
+        if not self._abandon_on_cancel:
+            return trio.lowlevel.Abort.FAILED  # it may yet be, as `_done` comes for a cancelled future too
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _done(self, future: Future[R]) -> None:
+        with suppress(trio.RunFinishedError):  # as above
+            self._token.run_sync_soon(self._finished, future)
+
+    def _finished(self, future: Future[R]) -> None:
+        self._future = None  # which has this as a callback, and so would make a cycle
+        if not future.cancelled():
+            exc = future.exception()
+            self._resume(outcome.Value(future.result()) if exc is None else outcome.Error(_cut_loose(exc, future)))
+        elif self._raise_cancel is not None:
+            self._resume(outcome.capture(self._raise_cancel))
+        else:
+            self._resume(outcome.Error(CancelledError("the executor or somebody else cancelled this call")))
+
+    def _resume(self, result: outcome.Outcome[R]) -> None:
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task, result)
+        self._task = self._raise_cancel = None
+
+
+def _cut_loose(exc: BaseException, future: Future[Any]) -> BaseException:
+    """Take the frames that know `future` off the traceback of its exception.
+
+    Dask raises the exception once before it hands it over. The frame where it does so would keep the future alive for
+    as long as somebody keeps the exception, and so the task on the scheduler.
+    """
+    tb = exc.__traceback__
+    while tb is not None and any(value is future for value in tb.tb_frame.f_locals.values()):
+        tb = tb.tb_next
+    return exc.with_traceback(tb)
+
+
+class _Canceller:
+    """Cancels futures in a worker thread, one after another.
+
+    `Future.cancel()` may block: Dask's has to ask its own event loop. A thread for each would be no faster, and a
+    large run that is cancelled would start thousands.
+    """
+
+    __slots__ = ("_at_work", "_futures")
+
+    def __init__(self) -> None:
+        self._futures: Final[deque[Future[Any]]] = deque()
+        self._at_work: Final = threading.Lock()
+
+    def cancel(self, future: Future[Any]) -> None:
+        """Cancel `future` soon, from any thread."""
+        self._futures.append(future)
+        if self._at_work.acquire(blocking=False):
+            trio.lowlevel.start_thread_soon(self._work, lambda _: None)
+
+    def _work(self) -> None:
+        while True:
+            while self._futures:
+                cancelled = outcome.capture(self._futures.popleft().cancel)
+                if isinstance(cancelled, outcome.Error):  # so it is not, and the call is waited for
+                    logger.error("Future.cancel() raised", exc_info=cancelled.error)
+            self._at_work.release()
+            # Somebody who came after the last look, and before the release, has left the next future to this thread.
+            if not self._futures or not self._at_work.acquire(blocking=False):
+                return

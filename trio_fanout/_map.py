@@ -1,0 +1,256 @@
+"""One function over many items, and many functions over one: `map`, `do` and `fan_out`."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import trio
+
+from ._arguments import check_function, check_functions, check_iterable, check_seconds, name_of
+from ._drive import drive
+from ._limits import DEFAULT_LIMIT, check_limit, check_not_held
+from ._policies import Collect, FailFast, FirstSuccess, Ledger, Settle, open_ledger
+from ._run import Run
+from ._sources import FedQueue, Pull, check_items, is_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+
+    from outcome import Outcome
+
+    from ._run import Sink
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_FAIL_FAST = FailFast()
+
+
+@overload
+async def map(
+    fn: Callable[[T], Awaitable[R]],
+    items: Iterable[T] | AsyncIterable[T],
+    *,
+    limit: float | trio.CapacityLimiter = ...,
+    policy: FailFast | Collect = ...,
+    item_timeout: float | None = ...,
+) -> list[R]: ...
+@overload
+async def map(
+    fn: Callable[[T], Awaitable[R]],
+    items: Iterable[T] | AsyncIterable[T],
+    *,
+    limit: float | trio.CapacityLimiter = ...,
+    policy: Settle,
+    item_timeout: float | None = ...,
+) -> list[Outcome[R]]: ...
+@overload
+async def map(
+    fn: Callable[[T], Awaitable[R]],
+    items: Iterable[T] | AsyncIterable[T],
+    *,
+    limit: float | trio.CapacityLimiter = ...,
+    policy: FirstSuccess,
+    item_timeout: float | None = ...,
+) -> R: ...
+async def map(
+    fn: Callable[[T], Awaitable[R]],
+    items: Iterable[T] | AsyncIterable[T],
+    *,
+    limit: float | trio.CapacityLimiter = DEFAULT_LIMIT,
+    policy: FailFast | Collect | Settle | FirstSuccess = _FAIL_FAST,
+    item_timeout: float | None = None,
+) -> Any:
+    """Run an async function on many items, at most `limit` at once, and give back the results by index.
+
+    Args:
+        fn: an async function of one item. It may also be a plain function that returns something to await.
+        items: an iterable or an async iterable; what is both is used as an async one. It is read lazily: never more
+            than `limit` items are taken and unfinished, and they start in its order. An async iterable is read in the
+            calling task, and an async generator is closed there when the call ends early; other async iterables are
+            left open.
+        limit: how many items may run at once: an int of 1 or more, `math.inf`, or a `trio.CapacityLimiter` to share.
+            By default 40. Of a shared limiter, each running item holds one token, borrowed by the task that runs it,
+            and waits for it in the limiter's line beside everyone else. Its `total_tokens` may change during the
+            call; 0 pauses it.
+        policy: what a failure does, and what is given back: `FailFast()`, the default, `Collect()`, `Settle()` or
+            `FirstSuccess()`. A failure is an `Exception` that came out of an item.
+        item_timeout: seconds that each item may take, counted from when `fn` is called; a number above 0. One that
+            takes longer is cancelled, and fails with `trio.TooSlowError`. By default there is no such limit. For all
+            items together, use ``with trio.fail_after(...)``.
+
+    Returns:
+        Under `FailFast` and `Collect` the list of the results, where ``result[i]`` belongs to item ``i``, whatever
+        order the items finished in. Under `Settle` a list of outcomes. Under `FirstSuccess` the first result.
+
+    Raises:
+        Exception: under `FailFast`, the failure with the lowest index, itself.
+        FanOutError: under `Collect`, if any item failed; under `FirstSuccess`, if all did.
+        ValueError: under `FirstSuccess`, there were no items; or an argument is out of range.
+        TypeError: an argument is of the wrong type, or `fn` is not async. No item's failure, whatever the policy.
+        RuntimeError: the calling task, or one above it, holds a token of `limit`, and so could wait for itself.
+
+    What `items` raises cancels the items in flight and is raised itself, with the failures so far chained to it.
+
+    **Cancellation**: the call is a checkpoint, also with no items or with functions that never wait; a run of those
+    lets other tasks in, and notices a cancellation, every few milliseconds. When it is cancelled, so are the items in
+    flight, and no other starts. All have ended when it returns or raises. Items are isolated as tasks are: none sees
+    a context variable that another one has set.
+
+    Example::
+
+        async def fetch(url):
+            ...
+
+        pages = await fanout.map(fetch, urls, limit=20)
+    """
+    check_function(fn)
+    check_items(items)
+    ledger = open_ledger(policy, (FailFast, Collect, Settle, FirstSuccess), "map")
+    return await _drive(fn, items, ledger, ledger, limit, item_timeout, f"map({name_of(fn)})")
+
+
+async def do(
+    fn: Callable[[T], Awaitable[object]],
+    items: Iterable[T] | AsyncIterable[T],
+    *,
+    limit: float | trio.CapacityLimiter = DEFAULT_LIMIT,
+    policy: FailFast | Collect = _FAIL_FAST,
+    item_timeout: float | None = None,
+) -> None:
+    """Run an async function on many items, at most `limit` at once, and keep nothing.
+
+    It is `map` without the results: memory stays flat over any number of items, and the items may be endless.
+
+    Args:
+        fn: as for `map`. What it returns is dropped.
+        items: as for `map`.
+        limit: as for `map`.
+        policy: `FailFast()`, the default, or `Collect()`, whose `FanOutError` then has no `results`.
+        item_timeout: as for `map`.
+
+    Raises:
+        Exception, FanOutError, TypeError, ValueError, RuntimeError: as for `map`.
+
+    **Cancellation**: as for `map`.
+
+    Example::
+
+        await fanout.do(save, pages, limit=4)
+    """
+    check_function(fn)
+    check_items(items)
+    ledger = open_ledger(policy, (FailFast, Collect), "do")
+    await _drive(fn, items, Forget(ledger), ledger, limit, item_timeout, f"do({name_of(fn)})")
+
+
+@overload
+async def fan_out(
+    fns: Iterable[Callable[[T], Awaitable[R]]],
+    value: T,
+    *,
+    limit: float | trio.CapacityLimiter = ...,
+    policy: FailFast | Collect = ...,
+    item_timeout: float | None = ...,
+) -> list[R]: ...
+@overload
+async def fan_out(
+    fns: Iterable[Callable[[T], Awaitable[R]]],
+    value: T,
+    *,
+    limit: float | trio.CapacityLimiter = ...,
+    policy: Settle,
+    item_timeout: float | None = ...,
+) -> list[Outcome[R]]: ...
+@overload
+async def fan_out(
+    fns: Iterable[Callable[[T], Awaitable[R]]],
+    value: T,
+    *,
+    limit: float | trio.CapacityLimiter = ...,
+    policy: FirstSuccess,
+    item_timeout: float | None = ...,
+) -> R: ...
+async def fan_out(
+    fns: Iterable[Callable[[T], Awaitable[R]]],
+    value: T,
+    *,
+    limit: float | trio.CapacityLimiter = DEFAULT_LIMIT,
+    policy: FailFast | Collect | Settle | FirstSuccess = _FAIL_FAST,
+    item_timeout: float | None = None,
+) -> Any:
+    """Run many async functions on one value, at most `limit` at once, and give back the results by index.
+
+    Args:
+        fns: a finite iterable of async functions, each of which gets `value`. All are checked before any starts.
+        value: what they are called with.
+        limit: as for `map`.
+        policy: as for `map`.
+        item_timeout: as for `map`, for each function.
+
+    Returns:
+        What `map` does, where ``result[i]`` belongs to ``fns[i]``.
+
+    Raises:
+        Exception, FanOutError, TypeError, ValueError, RuntimeError: as for `map`.
+
+    **Cancellation**: as for `map`.
+
+    Example::
+
+        exact, semantic, judged = await fanout.fan_out([find_exact, find_semantic, judge], question)
+    """
+    ledger = open_ledger(policy, (FailFast, Collect, Settle, FirstSuccess), "fan_out")
+    check_iterable(fns, "fns", "an iterable of async functions")
+    fns = list(fns)
+    check_functions(fns, "fns")
+
+    def call(fn: Callable[[T], Awaitable[R]]) -> Awaitable[R]:
+        trio.lowlevel.current_task().name = f"fan_out({name_of(fn)})"
+        return fn(value)
+
+    return await _drive(call, fns, ledger, ledger, limit, item_timeout, "fan_out")
+
+
+class Forget:
+    """A sink that keeps no results."""
+
+    __slots__ = ("cancelled", "failed")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.failed = ledger.failed
+        self.cancelled = ledger.cancelled
+
+    def succeeded(self, index: int, item: object, value: object, /) -> None:
+        pass
+
+
+async def _drive(
+    fn: Callable[[T], Awaitable[R]],
+    items: Iterable[T] | AsyncIterable[T],
+    sink: Sink[T, R],
+    ledger: Ledger,
+    limit: float | trio.CapacityLimiter,
+    item_timeout: float | None,
+    name: str,
+) -> Any:
+    """Run `fn` over all `items` into `sink`, and give back or raise what `ledger` makes of it."""
+    check_seconds(item_timeout, "item_timeout")
+    check_limit(limit)
+    check_not_held(limit)
+    # With the nursery's own schedule point, this makes the call a checkpoint, also where there are no items.
+    await trio.lowlevel.checkpoint_if_cancelled()
+    source: Pull[T] | FedQueue[T]
+    if is_async(items):
+        source = FedQueue(items)
+    else:
+        source = Pull(items)
+        if source.length is not None and not isinstance(limit, trio.CapacityLimiter):
+            limit = min(limit, max(source.length, 1))  # more workers would find nothing: don't look for them
+    run = Run(fn, source, sink, limit, item_timeout, name)
+    conclude = functools.partial(ledger.conclude, started=run.started, stray=run.take_stray)
+    await drive(run, source, conclude, ledger.move_on_after)
+    value = ledger.value(source.count(run.taken), run.was_started)
+    ledger.clear()
+    return value

@@ -1,0 +1,69 @@
+"""Blocking functions in worker threads: `in_thread`."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import trio
+
+from ._adapters import check_blocking, named_like
+from ._arguments import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_thread(fn: Callable[P, R], *, abandon_on_cancel: bool = False) -> Callable[P, Awaitable[R]]:
+    """Make an async function out of a blocking one, by calling it in a worker thread.
+
+    The thread is one of Trio's: context variables have the values that they have in the calling task,
+    `trio.from_thread` works inside, and exceptions arrive as they were raised. How many threads run at once is up to
+    the limit of the call that the result is passed to: ``map(in_thread(fn), items, limit=100)`` runs 100 of them.
+    Trio's own limit of 40 threads does not apply, and threads do not count towards it.
+
+    **Cancellation**: a thread cannot be interrupted, so by default a cancelled call waits until `fn` returns, and gives
+    back or raises what `fn` did; that goes for an `item_timeout` too. With `abandon_on_cancel` the call is cancelled
+    at once, and `fn` goes on in the background, where what it returns or raises is lost. Either way `fn` can ask, with
+    `trio.from_thread.check_cancelled`. A call that is cancelled before it starts never calls `fn`.
+
+    Note:
+        Abandoned work is out of the limiter's sight. New items start while abandoned threads still run, so that more
+        threads can be at work than the limit says.
+
+    Args:
+        fn: a function that is not async. Best one that waits: functions that compute keep each other from running, and
+            `in_process` is for them.
+        abandon_on_cancel: whether cancellation leaves `fn` behind. By default it is waited for.
+
+    Returns:
+        An async function that takes the arguments of `fn`, and is named like it.
+
+    Raises:
+        TypeError: at once, if `fn` cannot be called, or is async.
+
+    Example::
+
+        def size(path):
+            return path.stat().st_size
+
+        sizes = await fanout.map(fanout.in_thread(size), paths, limit=100)
+    """
+    check_blocking(fn, "in_thread")
+    name = name_of(fn)
+
+    @named_like(fn)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await trio.to_thread.run_sync(
+            functools.partial(fn, *args, **kwargs),
+            abandon_on_cancel=abandon_on_cancel,
+            # One that never binds, in the place of Trio's default; not shared, as limiters belong to a Trio run.
+            limiter=trio.CapacityLimiter(math.inf),
+            thread_name=f"{name} from {trio.lowlevel.current_task().name}",
+        )
+
+    return call
