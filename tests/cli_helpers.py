@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
-from trio_fanout._cli import main
+import trio
+
+from trio_fanout._cli import _work, main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,10 +49,24 @@ class Cli:
         self._capture = capture
 
     def __call__(self, *args: str, stdin: bytes | str = b"") -> Ran:
-        with standard_input(stdin.encode() if isinstance(stdin, str) else stdin):
+        with (
+            standard_input(stdin.encode() if isinstance(stdin, str) else stdin),
+            mock.patch.object(_work, "work", work_and_leave_no_reader),
+        ):
             code = main(list(args))
         out, err = self._capture.readouterr()
         return Ran(code, out, err.decode())
+
+
+async def work_and_leave_no_reader(options: Any, work: Any = _work.work) -> int:
+    """Do the work, and wait for threads that were left to their reading: they would read the next test's input."""
+    try:
+        return await work(options)
+    finally:
+        limiter = trio.to_thread.current_default_thread_limiter()
+        with trio.fail_after(PATIENCE, shield=True):
+            while limiter.borrowed_tokens:  # noqa: ASYNC110  # a thread has no event
+                await trio.sleep(0.001)
 
 
 @contextmanager
