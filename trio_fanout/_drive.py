@@ -34,4 +34,5 @@ async def drive(
                 await source.feed(run)
             except BaseException as exc:
                 run.note_stray(exc)
+                run.cancel()
                 raise

@@ -18,15 +18,16 @@ DEFAULT_LIMIT: Final = 40
 
 def check_limit(limit: object) -> None:
     """Raise unless `limit` is an int of 1 or more, `math.inf` or a limiter."""
-    if isinstance(limit, trio.CapacityLimiter):
+    if isinstance(limit, int) and not isinstance(limit, bool):
+        if limit >= 1:
+            return
+        wrong: type[Exception] = ValueError
+    elif isinstance(limit, trio.CapacityLimiter) or (isinstance(limit, float) and limit == math.inf):
         return
-    takes = "limit must be an int of 1 or more, math.inf or a trio.CapacityLimiter, got "
-    if isinstance(limit, float) and limit == math.inf:
-        return
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(takes + got(limit))
-    if limit < 1:
-        raise ValueError(takes + got(limit))
+    else:
+        wrong = TypeError
+    msg = f"limit must be an int of 1 or more, math.inf or a trio.CapacityLimiter, got {got(limit)}"
+    raise wrong(msg)
 
 
 def check_not_held(limit: float | trio.CapacityLimiter) -> None:

@@ -239,8 +239,6 @@ async def _drive(
     check_seconds(item_timeout, "item_timeout")
     check_limit(limit)
     check_not_held(limit)
-    # With the nursery's own schedule point, this makes the call a checkpoint, also where there are no items.
-    await trio.lowlevel.checkpoint_if_cancelled()
     source: Pull[T] | FedQueue[T]
     if is_async(items):
         source = FedQueue(items)

@@ -17,6 +17,7 @@ The life of a worker, as `Run._work` has it::
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 from collections import deque
@@ -85,7 +86,6 @@ class Run(Generic[T, R]):
         "_sink",
         "_source",
         "_stray",
-        "_timeout",
         "_unstarted",
         "_yield_at",
         "reading",
@@ -102,10 +102,9 @@ class Run(Generic[T, R]):
         item_timeout: float | None,
         name: str,
     ) -> None:
-        self._fn: Final = fn
+        self._fn: Final = fn if item_timeout is None else functools.partial(_call_with_timeout, fn, item_timeout)
         self._source: Final = source
         self._sink: Final = sink
-        self._timeout: Final = item_timeout
         self._name: Final = name
         self._nursery: trio.Nursery | None = None
         # How many workers there may be. A limit of the run's own needs no tokens beside that: nobody else wants them,
@@ -120,7 +119,7 @@ class Run(Generic[T, R]):
         # Items taken that wait for a token of a shared limiter, in the order in which they are to start.
         self._unstarted: Final[deque[tuple[int, T]]] = deque()
         self._lines: Final[set[trio.CancelScope]] = set()  # around the workers that wait for a token
-        self._yield_at = 0.0
+        self._yield_at = 0.0  # the end of the run's slice of time; 0 where none has begun
         self.reading: trio.CancelScope | None = None  # around an async source that is being waited for
         self._stray: BaseException | None = None
         self.stopped: bool = False  # no item is started any more
@@ -130,7 +129,6 @@ class Run(Generic[T, R]):
     def start(self, nursery: trio.Nursery) -> None:
         """Start as many workers in `nursery` as there are items for."""
         self._nursery = nursery
-        self._yield_at = perf_counter() + SLICE
         self.hire(AHEAD)
 
     @trio.lowlevel.enable_ki_protection
@@ -142,14 +140,18 @@ class Run(Generic[T, R]):
         """
         if self._shared is not None:
             self._follow_limit(self._shared)
-        if self._busy >= self._bound:
+        room = self._bound - self._busy
+        if room <= 0:
             return
-        wanted = min(self._source.ready(self.taken), ahead) - self._seeking
-        while wanted > 0 and self._busy < self._bound:
-            assert self._nursery is not None
-            wanted -= 1
-            self._seeking += 1
-            self._busy += 1
+        count = min(self._source.ready(self.taken), ahead) - self._seeking
+        if count > room:
+            count = room
+        if count <= 0:
+            return
+        assert self._nursery is not None
+        self._seeking += count
+        self._busy += count
+        for _ in range(count):
             if self._idle:
                 trio.lowlevel.reschedule(self._idle.pop())
             else:
@@ -238,37 +240,33 @@ class Run(Generic[T, R]):
     # What a worker does
 
     async def _work(self) -> None:
-        source, sink, shared = self._source, self._sink, self._shared
+        fn, source, sink, shared = self._fn, self._source, self._sink, self._shared
         take, succeeded = source.take, sink.succeeded
-        fn = self._fn if self._timeout is None else self._call_with_timeout
         task = trio.lowlevel.current_task()
         self._seeking -= 1
-        if self._nursery is not None and self._nursery.cancel_scope.cancel_called:
-            self._yield_at = 0.0  # cancelled before it began: it should notice before it takes an item
         try:
             while True:
-                context = source.context
-                if (len(context) or len(task.context)) and not same_context(context, task.context):
+                if (source.context or task.context) and not same_context(source.context, task.context):
                     # An item left its mark, or the next one wants another context. As Trio's from_thread does it: the
                     # task runs in the new one from its next step on. Another worker may take the item meanwhile.
-                    task.context = context.copy()
+                    task.context = source.context.copy()
                     await self._breathe_between_items()
                     continue
                 if perf_counter() >= self._yield_at:
-                    await self._breathe_between_items()
+                    await (self._breathe_between_items() if self._yield_at else self.begin())
                     continue
                 if self._busy > self._bound:
                     return  # the limit is lower than it was, or the run is cancelled
                 # From here to the start of the item nothing waits (but for a token), so that items start in order.
                 entry = take()
                 if entry is None:
-                    if not source.open:
-                        source.length = self.taken  # where it was not known, it is now
-                        if self._idle:
-                            self.close()
-                        return
-                    await self._wait_to_be_hired(task)
-                    continue
+                    if source.open:
+                        await self._wait_to_be_hired(task)
+                        continue
+                    source.length = self.taken  # where it was not known, it is now
+                    if self._idle:
+                        self.close()
+                    return
                 self.taken += 1
                 if self._busy < self._bound:
                     self.hire()
@@ -305,7 +303,7 @@ class Run(Generic[T, R]):
                 if ends_run:
                     # Not where the failure is being handled: each task's Cancelled would hold it as its context.
                     self.cancel()
-                # An idle worker, and one whose next item takes long, should keep nothing of this one alive.
+                # A worker that waits for its next item, or for that one to end, should keep nothing of this one alive.
                 entry = item = awaitable = value = None  # type: ignore[assignment]
         except BaseException as exc:
             # A cancellation, a KeyboardInterrupt, a source that raised, wrong use: the nursery cancels the others, who
@@ -317,9 +315,15 @@ class Run(Generic[T, R]):
             raise
         finally:
             self._busy -= 1
-            self.tell_feeder()
+            if self._feeder is not None:
+                self.tell_feeder()
 
-    async def _breathe(self, checkpoint: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint) -> None:
+    async def begin(self) -> None:
+        """Start the first slice of time for the run, unless it is cancelled already."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._yield_at = perf_counter() + SLICE
+
+    async def _breathe(self, checkpoint: Callable[[], Awaitable[None]]) -> None:
         """A checkpoint, which starts a new slice of time for the run if it is the first one back."""
         slice_end = self._yield_at
         await checkpoint()
@@ -331,7 +335,7 @@ class Run(Generic[T, R]):
     async def _breathe_between_items(self) -> None:
         self._seeking += 1
         try:
-            await self._breathe()
+            await self._breathe(trio.lowlevel.checkpoint)
         finally:
             self._seeking -= 1
 
@@ -380,13 +384,6 @@ class Run(Generic[T, R]):
         if not self.stopped:
             self._bound = limiter.total_tokens or 1
 
-    def _call_with_timeout(self, item: T) -> Awaitable[R]:
-        assert self._timeout is not None
-        deadline = trio.current_time() + self._timeout
-        awaitable = self._fn(item)
-        check_awaitable(awaitable)
-        return _finish_by(deadline, awaitable)
-
     def _failed(self, index: int, item: T, exc: Exception) -> object:
         if type(exc) is NotAwaitable:
             # The caller's mistake, and no failure of this item.
@@ -424,6 +421,13 @@ class Run(Generic[T, R]):
             return group  # a cancellation alone, or something like KeyboardInterrupt: no failure
         self._failed(index, item, failure)
         return cancelled
+
+
+def _call_with_timeout(fn: Callable[[T], Awaitable[R]], timeout: float, item: T) -> Awaitable[R]:
+    deadline = trio.current_time() + timeout
+    awaitable = fn(item)
+    check_awaitable(awaitable)
+    return _finish_by(deadline, awaitable)
 
 
 async def _finish_by(deadline: float, awaitable: Awaitable[R]) -> R:

@@ -123,6 +123,7 @@ class FedQueue(Queue[T]):
         When the run ends early, an async generator is closed here, in the task that it ran in: it may hold a cancel
         scope or a nursery open across its yields.
         """
+        await run.begin()
         iterator = aiter(self._items)
         with trio.CancelScope() as scope:
             try:
@@ -158,7 +159,8 @@ def is_fed(source: Source[T]) -> TypeIs[FedQueue[T]]:
 
 def is_async(items: Iterable[T] | AsyncIterable[T]) -> TypeIs[AsyncIterable[T]]:
     """Whether `items` is read as an async iterable: also where it is a plain one, too."""
-    return hasattr(type(items), "__aiter__")
+    # What Python asks is the class. The instance is asked first because its "no" takes a tenth of the time.
+    return hasattr(items, "__aiter__") and hasattr(type(items), "__aiter__")
 
 
 def check_items(items: Iterable[Any] | AsyncIterable[Any]) -> None:
