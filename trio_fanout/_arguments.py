@@ -11,10 +11,10 @@ from typing import Any
 
 def name_of(fn: object) -> str:
     """A short name for what a task runs."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
     name = getattr(fn, "__name__", None)
-    return name if isinstance(name, str) else type(fn).__name__
+    if isinstance(name, str):
+        return name
+    return name_of(fn.func) if isinstance(fn, functools.partial) else type(fn).__name__
 
 
 def got(value: object) -> str:

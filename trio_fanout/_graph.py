@@ -134,7 +134,7 @@ async def run_graph(
     check_not_held(limit)
     await trio.lowlevel.checkpoint_if_cancelled()
     run: Run[int, Any] = Run(graph.call, graph, graph, limit, item_timeout, "run_graph")
-    await drive(run, graph, functools.partial(graph.conclude, stray=run.take_stray), ledger.move_on_after)
+    await drive(run, graph, functools.partial(graph.conclude, run), ledger.move_on_after)
     values = ledger.value(len(names), set(graph.started).__contains__)
     ledger.clear()
     return dict(zip(names, values, strict=True))
@@ -237,13 +237,11 @@ class _Graph:
 
     # The end
 
-    def conclude(
-        self, leaving: BaseException | None, *, stray: Callable[[], BaseException | None]
-    ) -> BaseException | None:
+    def conclude(self, run: Run[int, Any], leaving: BaseException | None) -> BaseException | None:
         """What leaves the call."""
         if self._skips and self._ledger.failures:
             self._fail_dependents()
-        return self._ledger.conclude(leaving, started=lambda: len(self._names), stray=stray)
+        return self._ledger.conclude(run, leaving)
 
     def _fail_dependents(self) -> None:
         failures = self._ledger.failures

@@ -285,9 +285,7 @@ class _OpenGroup:
         self._jobs = _Jobs()
         sink = _Outcomes(self._ledger)
         self._run = Run(self._jobs.start, self._jobs, sink, self._limit, self._item_timeout, "open_group")
-        self._bare = BareNursery(
-            functools.partial(self._ledger.conclude, started=self._run.started, stray=self._run.take_stray)
-        )
+        self._bare = BareNursery(functools.partial(self._ledger.conclude, self._run))
         nursery = await self._bare.__aenter__()
         self._run.start(nursery)
         return Group(self._run, self._jobs, nursery.cancel_scope)

@@ -244,11 +244,8 @@ async def _drive(
         source = FedQueue(items)
     else:
         source = Pull(items)
-        if source.length is not None and not isinstance(limit, trio.CapacityLimiter):
-            limit = min(limit, max(source.length, 1))  # more workers would find nothing: don't look for them
     run = Run(fn, source, sink, limit, item_timeout, name)
-    conclude = functools.partial(ledger.conclude, started=run.started, stray=run.take_stray)
-    await drive(run, source, conclude, ledger.move_on_after)
+    await drive(run, source, functools.partial(ledger.conclude, run), ledger.move_on_after)
     value = ledger.value(source.count(run.taken), run.was_started)
     ledger.clear()
     return value

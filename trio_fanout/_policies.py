@@ -20,6 +20,8 @@ from ._nursery import chain, chain_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from ._run import Run
+
 SHOWN_FAILURES = 10
 """How many other failures are told of, a line each, in the notes of the one that `FailFast` raises."""
 
@@ -117,15 +119,13 @@ class FirstSuccess:
 class Ledger:
     """What has happened in one run, and what follows from it: the sink of `map`, and a part of those of other calls."""
 
-    __slots__ = ("_names", "_noun", "failures", "results")
-
     outranks_cancellation: ClassVar[bool] = True
     """Whether failures are raised even where the run was cancelled from outside: a time-out never hides an error."""
 
     move_on_after: float | None = None
     """After how many seconds the run is cancelled."""
 
-    def __init__(self, noun: str, names: Sequence[Hashable] | None) -> None:
+    def __init__(self, policy: object, noun: str, names: Sequence[Hashable] | None) -> None:
         self.results: dict[int, Any] = {}
         self.failures: dict[int, Exception] = {}
         self._noun: Final = noun
@@ -160,18 +160,12 @@ class Ledger:
         results = {self.name(index): value for index, value in sorted(self.results.items())}
         return FanOutError(failures, results, total)
 
-    def conclude(
-        self,
-        leaving: BaseException | None,
-        *,
-        started: Callable[[], int],
-        stray: Callable[[], BaseException | None],
-    ) -> BaseException | None:
+    def conclude(self, run: Run[Any, Any], leaving: BaseException | None) -> BaseException | None:
         """What leaves the run, from which `leaving` would, if it were not for its failures."""
-        leaving = leaving or stray()
+        leaving = leaving or run.take_stray()
         if not self.failures:
             return leaving
-        total = started()
+        total = run.started() if self._names is None else len(self._names)
         outcome: BaseException | None
         if leaving is None:
             outcome = self.error(total)
@@ -199,11 +193,7 @@ class Ledger:
 
 
 class FailFastLedger(Ledger):
-    __slots__ = ("_primary",)
-
-    def __init__(self, policy: FailFast, noun: str, names: Sequence[Hashable] | None) -> None:
-        Ledger.__init__(self, noun, names)
-        self._primary: int | None = None  # the lowest index of those that did not come out of the cancellation
+    _primary: int | None = None  # the lowest index of those that did not come out of the cancellation
 
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> object:
         self.failures[index] = exc
@@ -227,10 +217,8 @@ class FailFastLedger(Ledger):
 
 
 class CollectLedger(Ledger):
-    __slots__ = ("_max_failures",)
-
     def __init__(self, policy: Collect, noun: str, names: Sequence[Hashable] | None) -> None:
-        Ledger.__init__(self, noun, names)
+        super().__init__(policy, noun, names)
         self._max_failures: Final = math.inf if policy.max_failures is None else policy.max_failures
 
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> object:
@@ -239,12 +227,10 @@ class CollectLedger(Ledger):
 
 
 class SettleLedger(Ledger):
-    __slots__ = ("move_on_after",)
-
     outranks_cancellation = False
 
     def __init__(self, policy: Settle, noun: str, names: Sequence[Hashable] | None) -> None:
-        Ledger.__init__(self, noun, names)
+        super().__init__(policy, noun, names)
         self.move_on_after = policy.move_on_after
 
     def error(self, total: int) -> Exception | None:
@@ -260,12 +246,7 @@ class SettleLedger(Ledger):
 
 
 class FirstSuccessLedger(Ledger):
-    __slots__ = ()
-
     outranks_cancellation = False
-
-    def __init__(self, policy: FirstSuccess, noun: str, names: Sequence[Hashable] | None) -> None:
-        Ledger.__init__(self, noun, names)
 
     def succeeded(self, index: int, item: object, value: object, /) -> object:
         if not self.results:  # others may succeed while they are cancelled

@@ -356,10 +356,7 @@ class _Stream(Generic[T, R]):
 
     async def _drive(self) -> None:
         try:
-            conclude = functools.partial(
-                self._buffer.ledger.conclude, started=self._run.started, stray=self._run.take_stray
-            )
-            await drive(self._run, self._source, conclude)
+            await drive(self._run, self._source, functools.partial(self._buffer.ledger.conclude, self._run))
         except Exception as exc:  # noqa: BLE001  # all of them are the reader's
             self._results._error = exc
         except BaseException as exc:
