@@ -12,7 +12,7 @@ from ._drive import drive
 from ._limits import DEFAULT_LIMIT, check_limit, check_not_held
 from ._policies import Collect, FailFast, FirstSuccess, Ledger, Settle, open_ledger
 from ._run import Run
-from ._sources import FedQueue, Pull, check_items, is_async
+from ._sources import FedQueue, Pull, is_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
@@ -106,7 +106,6 @@ async def map(
         pages = await fanout.map(fetch, urls, limit=20)
     """
     check_function(fn)
-    check_items(items)
     ledger = open_ledger(policy, (FailFast, Collect, Settle, FirstSuccess), "map")
     return await _drive(fn, items, ledger, ledger, limit, item_timeout, f"map({name_of(fn)})")
 
@@ -140,7 +139,6 @@ async def do(
         await fanout.do(save, pages, limit=4)
     """
     check_function(fn)
-    check_items(items)
     ledger = open_ledger(policy, (FailFast, Collect), "do")
     await _drive(fn, items, Forget(ledger), ledger, limit, item_timeout, f"do({name_of(fn)})")
 
@@ -239,11 +237,7 @@ async def _drive(
     check_seconds(item_timeout, "item_timeout")
     check_limit(limit)
     check_not_held(limit)
-    source: Pull[T] | FedQueue[T]
-    if is_async(items):
-        source = FedQueue(items)
-    else:
-        source = Pull(items)
+    source = FedQueue(items) if is_async(items) else Pull(items)
     run = Run(fn, source, sink, limit, item_timeout, name)
     await drive(run, source, functools.partial(ledger.conclude, run), ledger.move_on_after)
     value = ledger.value(source.count(run.taken), run.was_started)

@@ -109,9 +109,12 @@ class Run(Generic[T, R]):
         self._nursery: trio.Nursery | None = None
         # How many workers there may be. A limit of the run's own needs no tokens beside that: nobody else wants them,
         # so each worker would keep its own for as long as it lives.
-        self._shared: Final = limit if isinstance(limit, trio.CapacityLimiter) else None
-        # More workers than items would find nothing.
-        self._bound = 1 if isinstance(limit, trio.CapacityLimiter) else min(limit, source.length or limit)
+        self._shared: trio.CapacityLimiter | None = None
+        if isinstance(limit, trio.CapacityLimiter):
+            self._shared = limit
+            self._bound: float = 1
+        else:
+            self._bound = min(limit, source.length or limit)  # more workers than items would find nothing
         self.taken: int = 0  # items that workers have taken from the source
         self._busy = 0  # workers that are not idle
         self._seeking = 0  # those of them that are on their way to the source, and have no item yet

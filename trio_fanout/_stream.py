@@ -20,7 +20,7 @@ from ._limits import DEFAULT_LIMIT, check_limit, check_not_held
 from ._nursery import BareNursery, chain, raise_unchanged
 from ._policies import Collect, FailFast, Ledger, Settle, check_never_moves_on, open_ledger
 from ._run import SLICE, Run
-from ._sources import check_items, is_async
+from ._sources import is_async
 from ._window import Window, WindowedPull, WindowedQueue, check_buffer
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def stream(
                 await save(url, page)
     """
     check_function(fn)
-    check_items(items)
+    is_async(items)  # or neither
     check_limit(limit)
     check_seconds(item_timeout, "item_timeout")
     check_buffer(buffer)
