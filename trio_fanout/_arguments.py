@@ -87,12 +87,3 @@ def check_count(count: object, argument: str, *, least: int = 1) -> None:
         raise TypeError(takes)
     if count < least:
         raise ValueError(takes)
-
-
-def check_policy(policy: object, allowed: tuple[type, ...], caller: str) -> None:
-    """Raise `TypeError` unless `policy` is an instance of one of the `allowed` classes."""
-    if not isinstance(policy, allowed):
-        names = [f"{cls.__name__}()" for cls in allowed]
-        takes = " or ".join([", ".join(names[:-1]), names[-1]]) if names[1:] else names[0]
-        msg = f"policy of {caller} must be {takes}, got {got(policy)}"
-        raise TypeError(msg)

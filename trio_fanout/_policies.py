@@ -13,7 +13,7 @@ import attrs
 import trio
 from outcome import Error, Outcome, Value
 
-from ._arguments import check_count, check_policy, check_seconds
+from ._arguments import check_count, check_seconds, got
 from ._errors import FanOutError, Unfinished
 from ._nursery import chain, chain_of
 
@@ -279,7 +279,11 @@ def open_ledger(
     names: Sequence[Hashable] | None = None,
 ) -> Ledger:
     """The ledger of a run under `policy`, which must be an instance of one of the `allowed` classes."""
-    check_policy(policy, allowed, caller)
+    if not isinstance(policy, allowed):
+        names_ = [f"{cls.__name__}()" for cls in allowed]
+        takes = " or ".join([", ".join(names_[:-1]), names_[-1]]) if names_[1:] else names_[0]
+        msg = f"policy of {caller} must be {takes}, got {got(policy)}"
+        raise TypeError(msg)
     ledger: Ledger = _LEDGERS[type(policy)](policy, noun, names)
     return ledger
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import math
 import types
-from collections import deque
 from operator import is_
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast
 import trio
 
 from ._arguments import NotAwaitable, check_awaitable
+from ._line import Line
 from ._nursery import is_cancelled, is_group
 
 if TYPE_CHECKING:
@@ -78,15 +78,13 @@ class Run(Generic[T, R]):
         "_feeder",
         "_fn",
         "_idle",
-        "_lines",
+        "_line",
         "_name",
         "_nursery",
         "_seeking",
-        "_shared",
         "_sink",
         "_source",
         "_stray",
-        "_unstarted",
         "_yield_at",
         "reading",
         "stopped",
@@ -109,10 +107,10 @@ class Run(Generic[T, R]):
         self._nursery: trio.Nursery | None = None
         # How many workers there may be. A limit of the run's own needs no tokens beside that: nobody else wants them,
         # so each worker would keep its own for as long as it lives.
-        self._shared: trio.CapacityLimiter | None = None
+        self._line: Line[T] | None = None
         if isinstance(limit, trio.CapacityLimiter):
-            self._shared = limit
-            self._bound: float = 1
+            self._line = Line(limit)
+            self._bound = self._line.workers()
         else:
             self._bound = min(limit, source.length or limit)  # more workers than items would find nothing
         self.taken: int = 0  # items that workers have taken from the source
@@ -120,9 +118,6 @@ class Run(Generic[T, R]):
         self._seeking = 0  # those of them that are on their way to the source, and have no item yet
         self._idle: Final[list[Task]] = []
         self._feeder: Task | None = None  # while it waits for room
-        # Items taken that wait for a token of a shared limiter, in the order in which they are to start.
-        self._unstarted: Final[deque[tuple[int, T]]] = deque()
-        self._lines: Final[set[trio.CancelScope]] = set()  # around the workers that wait for a token
         self._yield_at = 0.0  # the end of the run's slice of time; 0 where none has begun
         self.reading: trio.CancelScope | None = None  # around an async source that is being waited for
         self._stray: BaseException | None = None
@@ -142,8 +137,8 @@ class Run(Generic[T, R]):
         No more than `ahead` are then on their way. Where each worker that takes an item hires the next one, functions
         that never wait get along with few.
         """
-        if self._shared is not None:
-            self._follow_limit(self._shared)
+        if self._line is not None:
+            self._follow(self._line)
         room = self._bound - self._busy
         if room <= 0:
             return
@@ -182,8 +177,6 @@ class Run(Generic[T, R]):
             return
         self._start_no_more()
         self.close()
-        for line in self._lines:
-            line.cancel()
         self.tell_feeder()
         if self.reading is not None:
             self.reading.cancel()
@@ -197,6 +190,8 @@ class Run(Generic[T, R]):
     def _start_no_more(self) -> None:
         self.stopped = True
         self._bound = 0
+        if self._line is not None:
+            self._line.close()
         self.drop()
 
     def drop(self) -> None:
@@ -235,16 +230,16 @@ class Run(Generic[T, R]):
 
     def started(self) -> int:
         """How many items have been started."""
-        return self.taken - len(self._unstarted)
+        return self.taken if self._line is None else self.taken - len(self._line)
 
     def was_started(self, index: int) -> bool:
         """Whether an item had been started when the run was over."""
-        return index < self.taken and all(index != waiting for waiting, _ in self._unstarted)
+        return index < self.taken and (self._line is None or index not in self._line)
 
     # What a worker does
 
     async def _work(self) -> None:
-        fn, source, sink, shared = self._fn, self._source, self._sink, self._shared
+        fn, source, sink, line = self._fn, self._source, self._sink, self._line
         take, succeeded = source.take, sink.succeeded
         task = trio.lowlevel.current_task()
         self._seeking -= 1
@@ -275,17 +270,8 @@ class Run(Generic[T, R]):
                 if self._busy < self._bound:
                     self.hire()
                 index, item = entry
-                if shared is not None:
-                    self._unstarted.append(entry)
-                    has_token = True
-                    try:
-                        shared.acquire_on_behalf_of_nowait(task)
-                    except trio.WouldBlock:
-                        has_token = False
-                    in_turn = has_token and self._unstarted[0] is entry
-                    if not (in_turn or await self._wait_for_turn(shared, entry, has_token=has_token)):
-                        return
-                    self._unstarted.popleft()
+                if not (line is None or line.enter(task, entry) or await self._wait_in(line, entry)):
+                    return
                 try:
                     awaitable = fn(item)
                     if type(awaitable) is not _COROUTINE:
@@ -301,9 +287,9 @@ class Run(Generic[T, R]):
                 else:
                     ends_run = succeeded(index, item, value)
                 finally:
-                    if shared is not None:
-                        shared.release_on_behalf_of(task)
-                        self._follow_limit(shared)
+                    if line is not None:
+                        line.leave(task)
+                        self._follow(line)
                 if ends_run:
                     # Not where the failure is being handled: each task's Cancelled would hold it as its context.
                     self.cancel()
@@ -314,8 +300,8 @@ class Run(Generic[T, R]):
             # might never wait and so not notice for a while.
             self._start_no_more()
             self.note_stray(exc)
-            if shared is not None and task in shared.statistics().borrowers:
-                shared.release_on_behalf_of(task)  # Ctrl-C came between the token and the item
+            if line is not None and line.holds(task):
+                line.leave(task)  # Ctrl-C came between the token and the item
             raise
         finally:
             self._busy -= 1
@@ -359,34 +345,20 @@ class Run(Generic[T, R]):
         finally:
             self._seeking -= 1
 
-    async def _wait_for_turn(self, limiter: trio.CapacityLimiter, entry: tuple[int, T], *, has_token: bool) -> bool:
-        """Wait for a token, and for the items before this one. False if it is not to be started any more."""
+    async def _wait_in(self, line: Line[T], entry: tuple[int, T]) -> bool:
+        """Wait for a token to run an item with. False if it is not to be started any more."""
         start = False
         try:
-            with trio.CancelScope() as line:
-                self._lines.add(line)
-                try:
-                    if not has_token:
-                        await limiter.acquire()
-                        has_token = True
-                        self.hire()  # there may be more tokens than before
-                    # Workers that got their tokens at the same time come back in any order.
-                    while self._unstarted[0] is not entry:  # noqa: ASYNC110  # a turn of the loop or two
-                        await trio.lowlevel.checkpoint()
-                    start = not self.stopped
-                finally:
-                    self._lines.remove(line)
+            start = await line.wait(entry, got_token=self.hire)  # there may be more tokens than before
         finally:
             if not start:
-                if has_token:
-                    limiter.release()
                 self._sink.cancelled(*entry)
         return start
 
-    def _follow_limit(self, limiter: trio.CapacityLimiter) -> None:
-        # At least one worker stands in the line when there are no tokens, and so learns that there are some again.
+    def _follow(self, line: Line[T]) -> None:
+        """Have as many workers as there may be tokens now."""
         if not self.stopped:
-            self._bound = limiter.total_tokens or 1
+            self._bound = line.workers()
 
     def _failed(self, index: int, item: T, exc: Exception) -> object:
         if type(exc) is NotAwaitable:
