@@ -39,6 +39,8 @@ def check_function(fn: object, argument: str = "fn") -> None:
 
 def check_functions(fns: list[Any], argument: str) -> None:
     """Raise `TypeError` unless all of `fns` can be called."""
+    if all(map(callable, fns)):
+        return
     wrong = [index for index, fn in enumerate(fns) if not callable(fn)]
     for index in wrong[1:]:
         if isinstance(fns[index], Coroutine):
