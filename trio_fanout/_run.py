@@ -260,16 +260,17 @@ class Run(Generic[T, R]):
                 entry = take()
                 if entry is None:
                     if source.open:
+                        item = None  # type: ignore[assignment]  # an idle worker keeps nothing alive
                         await self._wait_to_be_hired(task)
                         continue
                     source.length = self.taken  # where it was not known, it is now
                     if self._idle:
                         self.close()
                     return
-                self.taken += 1
+                index, item = entry
+                self.taken = index + 1
                 if self._busy < self._bound:
                     self.hire()
-                index, item = entry
                 if not (line is None or line.enter(task, entry) or await self._wait_in(line, entry)):
                     return
                 try:
@@ -293,8 +294,7 @@ class Run(Generic[T, R]):
                 if ends_run:
                     # Not where the failure is being handled: each task's Cancelled would hold it as its context.
                     self.cancel()
-                # A worker that waits for its next item, or for that one to end, should keep nothing of this one alive.
-                entry = item = awaitable = value = None  # type: ignore[assignment]
+                awaitable = value = None  # type: ignore[assignment]  # not kept alive while the next item runs
         except BaseException as exc:
             # A cancellation, a KeyboardInterrupt, a source that raised, wrong use: the nursery cancels the others, who
             # might never wait and so not notice for a while.
