@@ -112,7 +112,7 @@ class Run(Generic[T, R]):
             self._line = Line(limit)
             self._bound = self._line.workers()
         else:
-            self._bound = min(limit, source.length or limit)  # more workers than items would find nothing
+            self._bound = limit
         self.taken: int = 0  # items that workers have taken from the source
         self._busy = 0  # workers that are not idle
         self._seeking = 0  # those of them that are on their way to the source, and have no item yet
@@ -142,9 +142,7 @@ class Run(Generic[T, R]):
         room = self._bound - self._busy
         if room <= 0:
             return
-        count = min(self._source.ready(self.taken), ahead) - self._seeking
-        if count > room:
-            count = room
+        count = int(min(self._source.ready(self.taken), ahead, room + self._seeking)) - self._seeking
         if count <= 0:
             return
         assert self._nursery is not None
@@ -260,7 +258,7 @@ class Run(Generic[T, R]):
                 entry = take()
                 if entry is None:
                     if source.open:
-                        item = None  # type: ignore[assignment]  # an idle worker keeps nothing alive
+                        item = None  # an idle worker keeps nothing alive
                         await self._wait_to_be_hired(task)
                         continue
                     source.length = self.taken  # where it was not known, it is now
