@@ -41,12 +41,11 @@ def check_functions(fns: list[Any], argument: str) -> None:
     """Raise `TypeError` unless all of `fns` can be called."""
     if all(map(callable, fns)):
         return
-    wrong = [index for index, fn in enumerate(fns) if not callable(fn)]
-    for index in wrong[1:]:
+    first, *others = [index for index, fn in enumerate(fns) if not callable(fn)]
+    for index in others:
         if isinstance(fns[index], Coroutine):
             fns[index].close()
-    for index in wrong[:1]:
-        check_function(fns[index], f"{argument}[{index}]")
+    check_function(fns[first], f"{argument}[{first}]")
 
 
 class NotAwaitable(TypeError):

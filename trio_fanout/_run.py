@@ -258,7 +258,6 @@ class Run(Generic[T, R]):
                 entry = take()
                 if entry is None:
                     if source.open:
-                        item = None  # an idle worker keeps nothing alive
                         await self._wait_to_be_hired(task)
                         continue
                     source.length = self.taken  # where it was not known, it is now
@@ -292,7 +291,9 @@ class Run(Generic[T, R]):
                 if ends_run:
                     # Not where the failure is being handled: each task's Cancelled would hold it as its context.
                     self.cancel()
-                awaitable = value = None  # type: ignore[assignment]  # not kept alive while the next item runs
+                # An idle worker, and one whose next item takes long, should keep nothing of this one alive, and a
+                # failure, whose traceback leads here, should not be found here.
+                entry = item = awaitable = value = None  # type: ignore[assignment]
         except BaseException as exc:
             # A cancellation, a KeyboardInterrupt, a source that raised, wrong use: the nursery cancels the others, who
             # might never wait and so not notice for a while.
