@@ -603,3 +603,35 @@ async def test_an_interrupt_between_the_token_and_the_item_gives_the_token_back(
         patch.setattr(trio.CapacityLimiter, "acquire_on_behalf_of_nowait", lambda self, borrower: acquire(borrower))
         await fanout.map(trio.sleep, [0], limit=limiter)
     assert limiter.borrowed_tokens == 0
+
+
+@pytest.mark.parametrize("how", ["outside", "fail-fast", "stop"])
+async def test_those_who_wait_for_a_token_are_each_sent_away_once(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work must not grow with the square of how many they are."""
+    plain = trio.CancelScope.cancel
+    calls = 0
+
+    def cancel(self: trio.CancelScope, *args: Any, **kwargs: Any) -> None:
+        nonlocal calls
+        calls += 1
+        plain(self, *args, **kwargs)
+
+    async def fn(x: int) -> None:
+        await wait_all_tasks_blocked()
+        monkeypatch.setattr(trio.CancelScope, "cancel", cancel)
+        if how == "outside":
+            outside.cancel()
+        elif how == "stop":
+            results.stop()
+        else:
+            raise ValueError
+
+    limiter = trio.CapacityLimiter(100)
+    for x in range(99):
+        limiter.acquire_on_behalf_of_nowait(x)
+    with trio.CancelScope() as outside, suppress(ValueError):
+        async with fanout.stream(fn, range(1000), limit=limiter) as results:
+            async for _ in results:
+                pass
+    assert 0 < calls < 500
+    assert limiter.borrowed_tokens == 99

@@ -179,3 +179,45 @@ async def test_no_task_and_no_token_is_left(shared: bool, make: Any, autojump_cl
         for policy in ALL_POLICIES:
             with nothing_left(limiter):
                 await attempt(kind, policy, make, limiter if shared else 3)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_only_the_items_that_run_are_alive(asynchronous: bool, shared: bool, limit: int) -> None:
+    alive = 0
+    seen = []
+
+    class Item:
+        def __init__(self) -> None:
+            nonlocal alive
+            alive += 1
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    async def fn(item: Item) -> None:
+        seen.append(alive)
+        del item
+        await trio.lowlevel.checkpoint()
+
+    class AsyncItems:
+        """No generator, which would keep the last item."""
+
+        left = 20
+
+        def __aiter__(self) -> AsyncItems:
+            return self
+
+        async def __anext__(self) -> Item:
+            if not self.left:
+                raise StopAsyncIteration
+            self.left -= 1
+            return Item()
+
+    items: Any = AsyncItems() if asynchronous else (Item() for _ in range(20))
+    await fanout.do(fn, items, limit=trio.CapacityLimiter(limit) if shared else limit)
+    assert len(seen) == 20
+    assert max(seen) == limit
+    assert alive == 0

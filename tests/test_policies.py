@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import outcome
@@ -14,6 +14,15 @@ from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
 from helpers import ALL_POLICIES, FrozenError, Gauge, aiter_of, notes_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+
+async def quick_aiter_of(items: Iterable[Any]) -> AsyncIterator[Any]:
+    """An async iterable that never waits."""
+    for item in items:
+        yield item
 
 
 class Boom(Exception):
@@ -570,9 +579,18 @@ async def test_settle_returns_early_when_all_is_done(autojump_clock: Any) -> Non
     assert trio.current_time() == 2
 
 
-async def test_settle_that_moves_on_at_once_still_gives_back_a_list(autojump_clock: Any) -> None:
-    outcomes = await fanout.map(trio.sleep, [1, 2], policy=fanout.Settle(move_on_after=0))
-    assert [type(one.error) for one in outcomes] == [fanout.Unfinished] * 2  # type: ignore[union-attr]
+@pytest.mark.parametrize("make", [list, iter, aiter_of, quick_aiter_of])
+async def test_settle_that_moves_on_at_once_starts_nothing(make: Any, autojump_clock: Any) -> None:
+    began = []
+
+    async def fn(x: int) -> None:
+        began.append(x)
+
+    outcomes = await fanout.map(fn, make([1, 2]), policy=fanout.Settle(move_on_after=0))
+    assert [one.error.started for one in outcomes] == [False] * len(outcomes)  # type: ignore[union-attr]
+    assert began == []
+    if make is list:
+        assert len(outcomes) == 2
     assert trio.current_time() == 0
 
 

@@ -582,3 +582,71 @@ async def test_a_length_that_is_too_long_for_python() -> None:
 
     with pytest.raises(KeyError):
         await fanout.do(stop, range(10**30), limit=1)
+
+
+async def test_an_async_generator_is_closed_by_a_call_that_is_cancelled_from_the_start() -> None:
+    closed = []
+
+    async def generator() -> AsyncIterator[int]:
+        try:
+            yield 0
+            yield 1
+        finally:
+            closed.append(True)
+
+    for call in ("map", "stream"):
+        items = generator()
+        assert await anext(items) == 0
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            if call == "map":
+                await fanout.map(double, items)
+            else:
+                async with fanout.stream(double, items) as results:
+                    await results.receive()
+        assert scope.cancelled_caught
+        assert closed.pop()
+
+
+class FalseError(Exception):
+    """An exception that is false, as one with a length of 0 is."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@KINDS
+@POLICIES
+async def test_a_source_may_raise_what_is_false(policy: Any, kind: str) -> None:
+    with pytest.raises(FalseError):
+        await fanout.map(trio.sleep, raising(kind, 0, FalseError()), policy=policy)
+
+
+async def test_a_failure_may_be_false(autojump_clock: Any) -> None:
+    async def fn(x: int) -> None:
+        raise FalseError from FalseError()
+
+    with pytest.raises(FalseError) as caught:
+        await fanout.map(fn, [1])
+    assert isinstance(caught.value.__cause__, FalseError)
+    (failed,) = await fanout.map(fn, [1], policy=fanout.Settle())
+    assert isinstance(failed.error, FalseError)
+    with pytest.raises(FalseError):
+        async with fanout.stream(fn, [1]) as results:
+            await trio.sleep(1)
+            raise FalseError  # of the block
+    with pytest.raises(FalseError):
+        async with fanout.stream(fn, [1]) as results:
+            await results.receive()
+    with trio.CancelScope() as scope, pytest.raises(FalseError):
+        async with fanout.open_group() as group:
+            group.start_soon(fn, 1)
+            scope.cancel()
+            await trio.sleep(1)
+
+
+async def test_what_a_class_lacks_is_not_asked_of_the_instance() -> None:
+    class Lazy(dict[str, int]):
+        __getattr__ = dict.__getitem__
+
+    assert await fanout.map(double, Lazy(a=1)) == ["aa"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import itertools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import outcome
 import pytest
@@ -23,6 +23,9 @@ from helpers import (
     nothing_left,
     task_names,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ORDERED = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
 MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
@@ -539,6 +542,27 @@ async def test_stop_as_a_token_is_given_back_starts_nothing_and_keeps_no_token()
         assert await rest_of(results) == []
     assert gauge.began == []
     assert limiter.borrowed_tokens == 0
+
+
+@pytest.mark.parametrize("tokens", [None, 1, 2])
+async def test_stop_from_a_plain_source_starts_nothing_more(tokens: int | None) -> None:
+    """Not the item that the source then gives, nor is a token waited for."""
+    began = []
+
+    async def fn(x: int) -> int:
+        began.append(x)
+        await trio.lowlevel.checkpoint()
+        return x
+
+    def source() -> Iterator[int]:
+        yield 0
+        results.stop()
+        yield 1
+
+    limiter = None if tokens is None else trio.CapacityLimiter(tokens)
+    async with fanout.stream(fn, source(), limit=limiter or 2) as results:
+        assert [index async for index, _, _ in results] == [0]
+    assert began == [0]
 
 
 @MAKES

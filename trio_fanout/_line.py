@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -12,17 +11,15 @@ if TYPE_CHECKING:
 
     from trio.lowlevel import Task
 
-T = TypeVar("T")
 
-
-class Line(Generic[T]):
+class Line:
     """The items of a run that wait for a token of a shared limiter, in the order in which they are to start."""
 
     __slots__ = ("_closed", "_limiter", "_scopes", "_waiting")
 
     def __init__(self, limiter: trio.CapacityLimiter) -> None:
         self._limiter: Final = limiter
-        self._waiting: Final[deque[tuple[int, T]]] = deque()
+        self._waiting: Final[dict[int, None]] = {}  # a set that keeps its order, of their indices
         self._scopes: Final[set[trio.CancelScope]] = set()  # around each wait
         self._closed = False
 
@@ -30,15 +27,15 @@ class Line(Generic[T]):
         return len(self._waiting)
 
     def __contains__(self, index: int) -> bool:
-        return any(index == waiting for waiting, _ in self._waiting)
+        return index in self._waiting
 
     def workers(self) -> float:
         """How many workers may be of use."""
         # At least one stands in the line when there are no tokens, and so learns that there are some again.
         return self._limiter.total_tokens or 1
 
-    def enter(self, task: Task, entry: tuple[int, T]) -> bool:
-        """Borrow a token for `task` to run an item with. If there is none, the item has to `wait`."""
+    def enter(self, task: Task, index: int) -> bool:
+        """Borrow a token for `task` to run an item with. If there is none, or others wait, the item has to `wait`."""
         if not self._waiting:
             try:
                 self._limiter.acquire_on_behalf_of_nowait(task)
@@ -46,13 +43,14 @@ class Line(Generic[T]):
                 pass
             else:
                 return True
-        self._waiting.append(entry)
+        self._waiting[index] = None
         return False
 
-    async def wait(self, entry: tuple[int, T], got_token: Callable[[], None]) -> bool:
+    async def wait(self, index: int, got_token: Callable[[], None]) -> bool:
         """Wait for a token, and for the items before this one. False if it is not to be started any more.
 
-        An item that is not started stays in the line, to be found there.
+        It is called right after `enter`, so that tokens come in the order of the items. An item that is not started
+        stays in the line, to be found there.
         """
         start = has_token = False
         try:
@@ -63,28 +61,26 @@ class Line(Generic[T]):
                     has_token = True
                     got_token()
                     # Workers that got their tokens at the same time come back in any order.
-                    while self._waiting[0] is not entry:  # noqa: ASYNC110  # a turn of the loop or two
+                    while next(iter(self._waiting)) != index:  # noqa: ASYNC110  # a turn of the loop or two
                         await trio.lowlevel.checkpoint()
                     start = not self._closed
                 finally:
                     self._scopes.remove(scope)
         finally:
             if start:
-                self._waiting.popleft()
+                del self._waiting[index]
             elif has_token:
                 self._limiter.release()
         return start
 
     def leave(self, task: Task) -> None:
-        """Give the token of `task` back."""
+        """Give the token of `task` back. `RuntimeError` if it has none."""
         self._limiter.release_on_behalf_of(task)
-
-    def holds(self, task: Task) -> bool:
-        """Whether `task` has a token."""
-        return task in self._limiter.statistics().borrowers
 
     def close(self) -> None:
         """Send all away that wait."""
+        if self._closed:
+            return  # each worker that ends by an exception comes here: together they should not do it many times over
         self._closed = True
         for scope in self._scopes:
             scope.cancel()

@@ -125,11 +125,13 @@ def chain_of(exc: BaseException) -> list[BaseException]:
     """`exc` and what its traceback prints above it, from the last to the first."""
     links = [exc]
     seen = {id(exc)}
-    while (link := exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)) and id(link) not in seen:
+    while True:
+        link = exc.__context__ if exc.__cause__ is None and not exc.__suppress_context__ else exc.__cause__
+        if link is None or id(link) in seen:
+            return links
         seen.add(id(link))
         links.append(link)
         exc = link
-    return links
 
 
 def chain(exc: BaseException, earlier: BaseException) -> None:

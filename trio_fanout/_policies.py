@@ -162,7 +162,8 @@ class Ledger:
 
     def conclude(self, run: Run[Any, Any], leaving: BaseException | None) -> BaseException | None:
         """What leaves the run, from which `leaving` would, if it were not for its failures."""
-        leaving = leaving or run.take_stray()
+        if leaving is None:  # not `or`, here and below: an exception may be false
+            leaving = run.take_stray()
         if not self.failures:
             return leaving
         total = run.started() if self._names is None else len(self._names)
@@ -170,7 +171,8 @@ class Ledger:
         if leaving is None:
             outcome = self.error(total)
         elif isinstance(leaving, trio.Cancelled):
-            outcome = (self.error(total) if self.outranks_cancellation else None) or leaving
+            error = self.error(total) if self.outranks_cancellation else None
+            outcome = leaving if error is None else error
         else:
             outcome = leaving
             if self.error(total) is not leaving:  # it is where the block of a group asks for the value of a failed job
@@ -242,7 +244,9 @@ class SettleLedger(Ledger):
     def _outcome(self, index: int, was_started: Callable[[int], bool]) -> Outcome[Any]:
         if index in self.results:
             return Value(self.results[index])
-        return Error(self.failures.get(index) or Unfinished(self.name(index), was_started(index)))
+        if index in self.failures:
+            return Error(self.failures[index])
+        return Error(Unfinished(self.name(index), was_started(index)))
 
 
 class FirstSuccessLedger(Ledger):

@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import math
 import types
+from contextlib import suppress
 from operator import is_
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast
@@ -78,6 +79,7 @@ class Run(Generic[T, R]):
         "_feeder",
         "_fn",
         "_idle",
+        "_is_fed",
         "_line",
         "_name",
         "_nursery",
@@ -102,12 +104,13 @@ class Run(Generic[T, R]):
     ) -> None:
         self._fn: Final = fn if item_timeout is None else functools.partial(_call_with_timeout, fn, item_timeout)
         self._source: Final = source
+        self._is_fed: Final = source.open  # workers may be hired at any time, and not only as the run starts
         self._sink: Final = sink
         self._name: Final = name
         self._nursery: trio.Nursery | None = None
         # How many workers there may be. A limit of the run's own needs no tokens beside that: nobody else wants them,
         # so each worker would keep its own for as long as it lives.
-        self._line: Line[T] | None = None
+        self._line: Line | None = None
         if isinstance(limit, trio.CapacityLimiter):
             self._line = Line(limit)
             self._bound = self._line.workers()
@@ -118,7 +121,8 @@ class Run(Generic[T, R]):
         self._seeking = 0  # those of them that are on their way to the source, and have no item yet
         self._idle: Final[list[Task]] = []
         self._feeder: Task | None = None  # while it waits for room
-        self._yield_at = 0.0  # the end of the run's slice of time; 0 where none has begun
+        # The end of the run's slice of time; 0 if a worker is to look for a cancellation before it takes an item.
+        self._yield_at = 0.0
         self.reading: trio.CancelScope | None = None  # around an async source that is being waited for
         self._stray: BaseException | None = None
         self.stopped: bool = False  # no item is started any more
@@ -241,6 +245,8 @@ class Run(Generic[T, R]):
         take, succeeded = source.take, sink.succeeded
         task = trio.lowlevel.current_task()
         self._seeking -= 1
+        if self._is_fed and self._nursery is not None and self._nursery.cancel_scope.cancel_called:
+            self._yield_at = 0.0  # cancelled since it was hired
         try:
             while True:
                 if (source.context or task.context) and not same_context(source.context, task.context):
@@ -266,9 +272,13 @@ class Run(Generic[T, R]):
                     return
                 index, item = entry
                 self.taken = index + 1
-                if self._busy < self._bound:
+                if self._busy != self._bound:
+                    if self.stopped:  # by the source itself, as it gave this item
+                        self.taken = index
+                        sink.cancelled(index, item)
+                        return
                     self.hire()
-                if not (line is None or line.enter(task, entry) or await self._wait_in(line, entry)):
+                if not (line is None or line.enter(task, index) or await self._wait_in(line, entry)):
                     return
                 try:
                     awaitable = fn(item)
@@ -299,8 +309,9 @@ class Run(Generic[T, R]):
             # might never wait and so not notice for a while.
             self._start_no_more()
             self.note_stray(exc)
-            if line is not None and line.holds(task):
-                line.leave(task)  # Ctrl-C came between the token and the item
+            if line is not None:
+                with suppress(RuntimeError):  # it has no token, unless Ctrl-C came between the token and the item
+                    line.leave(task)
             raise
         finally:
             self._busy -= 1
@@ -308,7 +319,7 @@ class Run(Generic[T, R]):
                 self.tell_feeder()
 
     async def begin(self) -> None:
-        """Start the first slice of time for the run, unless it is cancelled already."""
+        """Look for a cancellation, and start a slice of time for the run if there is none."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self._yield_at = perf_counter() + SLICE
 
@@ -344,17 +355,17 @@ class Run(Generic[T, R]):
         finally:
             self._seeking -= 1
 
-    async def _wait_in(self, line: Line[T], entry: tuple[int, T]) -> bool:
+    async def _wait_in(self, line: Line, entry: tuple[int, T]) -> bool:
         """Wait for a token to run an item with. False if it is not to be started any more."""
         start = False
         try:
-            start = await line.wait(entry, got_token=self.hire)  # there may be more tokens than before
+            start = await line.wait(entry[0], got_token=self.hire)  # there may be more tokens than before
         finally:
             if not start:
                 self._sink.cancelled(*entry)
         return start
 
-    def _follow(self, line: Line[T]) -> None:
+    def _follow(self, line: Line) -> None:
         """Have as many workers as there may be tokens now."""
         if not self.stopped:
             self._bound = line.workers()

@@ -61,7 +61,8 @@ class Pull(Generic[T]):
 
     def ready(self, taken: int, /) -> float:
         """How many items are left; where that cannot be told, one at a time is looked for."""
-        # A wrong length, 0 too, costs speed and no item: those who find items take them up to the last.
+        # A wrong length, 0 too, costs speed and no item: those who find items take them up to the last. And where there
+        # is none, the one that looks for it makes the run a checkpoint.
         return self.length - taken if self.length else 1
 
     def count(self, taken: int, /) -> int:
@@ -123,10 +124,10 @@ class FedQueue(Queue[T]):
         When the run ends early, an async generator is closed here, in the task that it ran in: it may hold a cancel
         scope or a nursery open across its yields.
         """
-        await run.begin()
         iterator = aiter(self._items)
         with trio.CancelScope() as scope:
             try:
+                await run.begin()
                 while await run.has_room(self.full):
                     run.reading = scope
                     try:
@@ -159,8 +160,7 @@ def is_fed(source: Source[T]) -> TypeIs[FedQueue[T]]:
 
 def is_async(items: Iterable[T] | AsyncIterable[T]) -> TypeIs[AsyncIterable[T]]:
     """Whether `items` is read as an async iterable: also where it is a plain one, too. `TypeError` if it is neither."""
-    # What Python asks is the class. The instance is asked first because its "no" takes a tenth of the time.
-    if hasattr(items, "__aiter__") and hasattr(type(items), "__aiter__"):
+    if getattr(type(items), "__aiter__", None) is not None:
         return True
     check_iterable(items, "items", "an iterable or an async iterable")
     return False

@@ -123,7 +123,7 @@ def stream(
                 await save(url, page)
     """
     check_function(fn)
-    is_async(items)  # or neither
+    is_async(items)  # TypeError if it is no iterable at all
     check_limit(limit)
     check_seconds(item_timeout, "item_timeout")
     check_buffer(buffer)
@@ -315,8 +315,10 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]]):
         """What leaves the block: a failure that nobody has seen, over a cancellation too."""
         error, self._error = self._error, None
         stray = self._run.take_stray()
+        if leaving is None:
+            leaving = stray
         if error is None:
-            return leaving or stray
+            return leaving
         if leaving is None or isinstance(leaving, trio.Cancelled):
             return error
         chain(leaving, error)
