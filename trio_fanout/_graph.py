@@ -132,7 +132,7 @@ async def run_graph(
     check_seconds(item_timeout, "item_timeout")
     graph = _Graph(steps, names, ledger, skips=not isinstance(policy, FailFast))
     check_not_held(limit)
-    await trio.lowlevel.checkpoint_if_cancelled()
+    await trio.lowlevel.checkpoint_if_cancelled()  # without a step there is no worker, who would do it
     run: Run[int, Any] = Run(graph.call, graph, graph, limit, item_timeout, "run_graph")
     await drive(run, graph, functools.partial(graph.conclude, run), ledger.move_on_after)
     values = ledger.value(len(names), set(graph.started).__contains__)

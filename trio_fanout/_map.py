@@ -233,7 +233,11 @@ async def _drive(
     item_timeout: float | None,
     name: str,
 ) -> Any:
-    """Run `fn` over all `items` into `sink`, and give back or raise what `ledger` makes of it."""
+    """Run `fn` over all `items` into `sink`, and give back or raise what `ledger` makes of it.
+
+    It is a checkpoint: the first worker looks for a cancellation, as does who reads an async source, and the nursery
+    lets other tasks run.
+    """
     check_seconds(item_timeout, "item_timeout")
     check_limit(limit)
     check_not_held(limit)

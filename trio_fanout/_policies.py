@@ -284,9 +284,8 @@ def open_ledger(
 ) -> Ledger:
     """The ledger of a run under `policy`, which must be an instance of one of the `allowed` classes."""
     if not isinstance(policy, allowed):
-        names_ = [f"{cls.__name__}()" for cls in allowed]
-        takes = " or ".join([", ".join(names_[:-1]), names_[-1]]) if names_[1:] else names_[0]
-        msg = f"policy of {caller} must be {takes}, got {got(policy)}"
+        *others, last = [f"{cls.__name__}()" for cls in allowed]
+        msg = f"policy of {caller} must be {', '.join(others)} or {last}, got {got(policy)}"
         raise TypeError(msg)
     ledger: Ledger = _LEDGERS[type(policy)](policy, noun, names)
     return ledger
