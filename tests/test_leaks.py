@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, FrozenError, aiter_of, double, no_cycles, nothing_left
+from helpers import ALL_POLICIES, AsyncCountingSource, FrozenError, aiter_of, double, no_cycles, nothing_left
 
 POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
 MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
@@ -202,21 +202,9 @@ async def test_only_the_items_that_run_are_alive(asynchronous: bool, shared: boo
         del item
         await trio.lowlevel.checkpoint()
 
-    class AsyncItems:
-        """No generator, which would keep the last item."""
-
-        left = 20
-
-        def __aiter__(self) -> AsyncItems:
-            return self
-
-        async def __anext__(self) -> Item:
-            if not self.left:
-                raise StopAsyncIteration
-            self.left -= 1
-            return Item()
-
-    items: Any = AsyncItems() if asynchronous else (Item() for _ in range(20))
+    items: Any = (Item() for _ in range(20))
+    if asynchronous:
+        items = AsyncCountingSource(items)  # no async generator, which would keep the last item
     await fanout.do(fn, items, limit=trio.CapacityLimiter(limit) if shared else limit)
     assert len(seen) == 20
     assert max(seen) == limit

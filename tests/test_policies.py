@@ -587,6 +587,7 @@ async def test_settle_that_moves_on_at_once_starts_nothing(make: Any, autojump_c
         began.append(x)
 
     outcomes = await fanout.map(fn, make([1, 2]), policy=fanout.Settle(move_on_after=0))
+    assert [type(one.error) for one in outcomes] == [fanout.Unfinished] * len(outcomes)  # type: ignore[union-attr]
     assert [one.error.started for one in outcomes] == [False] * len(outcomes)  # type: ignore[union-attr]
     assert began == []
     if make is list:

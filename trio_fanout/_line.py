@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 class Line:
     """The items of a run that wait for a token of a shared limiter, in the order in which they are to start."""
 
-    __slots__ = ("_closed", "_limiter", "_scopes", "_waiting")
+    __slots__ = ("_limiter", "_scopes", "_waiting")
 
     def __init__(self, limiter: trio.CapacityLimiter) -> None:
         self._limiter: Final = limiter
         self._waiting: Final[dict[int, None]] = {}  # a set that keeps its order, of their indices
         self._scopes: Final[set[trio.CancelScope]] = set()  # around each wait
-        self._closed = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -63,7 +62,7 @@ class Line:
                     # Workers that got their tokens at the same time come back in any order.
                     while next(iter(self._waiting)) != index:  # noqa: ASYNC110  # a turn of the loop or two
                         await trio.lowlevel.checkpoint()
-                    start = not self._closed
+                    start = not scope.cancel_called
                 finally:
                     self._scopes.remove(scope)
         finally:
@@ -79,8 +78,5 @@ class Line:
 
     def close(self) -> None:
         """Send all away that wait."""
-        if self._closed:
-            return  # each worker that ends by an exception comes here: together they should not do it many times over
-        self._closed = True
         for scope in self._scopes:
             scope.cancel()

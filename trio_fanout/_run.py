@@ -78,8 +78,8 @@ class Run(Generic[T, R]):
         "_busy",
         "_feeder",
         "_fn",
+        "_hires_late",
         "_idle",
-        "_is_fed",
         "_line",
         "_name",
         "_nursery",
@@ -104,7 +104,7 @@ class Run(Generic[T, R]):
     ) -> None:
         self._fn: Final = fn if item_timeout is None else functools.partial(_call_with_timeout, fn, item_timeout)
         self._source: Final = source
-        self._is_fed: Final = source.open  # workers may be hired at any time, and not only as the run starts
+        self._hires_late: Final = source.open  # workers may be hired at any time, and not only as the run starts
         self._sink: Final = sink
         self._name: Final = name
         self._nursery: trio.Nursery | None = None
@@ -190,11 +190,13 @@ class Run(Generic[T, R]):
             self._nursery.cancel_scope.cancel()
 
     def _start_no_more(self) -> None:
-        self.stopped = True
+        if self.stopped:
+            return  # each worker that ends by an exception comes here: together they should not do it many times over
         self._bound = 0
         if self._line is not None:
             self._line.close()
         self.drop()
+        self.stopped = True  # last, so that what Ctrl-C leaves undone is done by the next
 
     def drop(self) -> None:
         """Give up the items that never will be started."""
@@ -245,7 +247,7 @@ class Run(Generic[T, R]):
         take, succeeded = source.take, sink.succeeded
         task = trio.lowlevel.current_task()
         self._seeking -= 1
-        if self._is_fed and self._nursery is not None and self._nursery.cancel_scope.cancel_called:
+        if self._hires_late and self._nursery is not None and self._nursery.cancel_scope.cancel_called:
             self._yield_at = 0.0  # cancelled since it was hired
         try:
             while True:
@@ -315,8 +317,7 @@ class Run(Generic[T, R]):
             raise
         finally:
             self._busy -= 1
-            if self._feeder is not None:
-                self.tell_feeder()
+            self.tell_feeder()
 
     async def begin(self) -> None:
         """Look for a cancellation, and start a slice of time for the run if there is none."""

@@ -123,7 +123,9 @@ def stream(
                 await save(url, page)
     """
     check_function(fn)
-    is_async(items)  # TypeError if it is no iterable at all
+    make_source: Callable[[Window], Source[T]] = (
+        functools.partial(WindowedQueue, items) if is_async(items) else functools.partial(WindowedPull, items)
+    )
     check_limit(limit)
     check_seconds(item_timeout, "item_timeout")
     check_buffer(buffer)
@@ -131,7 +133,7 @@ def stream(
     check_never_moves_on(policy, "stream")
     window = Window(limit, buffer)
     results: _Buffer[T] = _Buffer(ledger, window, policy, ordered=ordered)
-    return _Stream(fn, items, results, limit, item_timeout)
+    return _Stream(fn, make_source, results, limit, item_timeout)
 
 
 class _Buffer(Generic[T]):
@@ -331,13 +333,13 @@ class _Stream(Generic[T, R]):
     def __init__(
         self,
         fn: Callable[[T], Awaitable[R]],
-        items: Iterable[T] | AsyncIterable[T],
+        make_source: Callable[[Window], Source[T]],
         buffer: _Buffer[T],
         limit: float | trio.CapacityLimiter,
         item_timeout: float | None,
     ) -> None:
         self._fn: Final = fn
-        self._items: Final = items
+        self._make_source: Final = make_source
         self._buffer: Final = buffer
         self._limit: Final = limit
         self._item_timeout: Final = item_timeout
@@ -345,9 +347,7 @@ class _Stream(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> ResultChannel[T, Any]:
         check_not_held(self._limit)
-        window = self._buffer.window
-        items = self._items
-        self._source: Source[T] = WindowedQueue(items, window) if is_async(items) else WindowedPull(items, window)
+        self._source = self._make_source(self._buffer.window)
         name = f"stream({name_of(self._fn)})"
         self._run = Run(self._fn, self._source, self._buffer, self._limit, self._item_timeout, name)
         self._results: ResultChannel[T, Any] = ResultChannel(self._run, self._buffer)
