@@ -1,9 +1,10 @@
-"""The checks of this project: `nox` runs them all, `nox -l` lists them, `nox -s NAME` runs one."""
+"""The checks of this project: `nox` runs all that a change has to pass, `nox -l` lists them, `nox -s NAME` runs one."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,11 +14,15 @@ from packaging.requirements import Requirement
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False  # in CI too: a Python that is not there is skipped, with a word
-# The suite on each Python comes last, so that its summary is what a reader sees first.
-nox.options.sessions = ["lint", "types", "bench", "wheel", "dask", "readme", "coverage", "tests_oldest", "tests"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)  # from the classifiers
+
+# The Python that runs nox has the suite in `coverage` and, installed, in `wheel`: here it would be a third time.
+OTHERS = [python for python in PYTHONS if python != "{}.{}".format(*sys.version_info)]
+# The suites come last, so that their summaries are what a reader sees first.
+TESTED = ["coverage", "tests_oldest", *(f"tests-{python}" for python in OTHERS)]
+nox.options.sessions = ["lint", "types", "bench", "wheel", "dask", "readme", *TESTED]
 
 TESTS = nox.project.dependency_groups(PROJECT, "tests")
 TYPES = nox.project.dependency_groups(PROJECT, "types")
@@ -26,6 +31,7 @@ BENCH = nox.project.dependency_groups(PROJECT, "bench")
 WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
 
 EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
+QUICK = "not dask and not slow"  # for another look at what a whole suite has seen on the same Python
 
 
 @nox.session(python=PYTHONS)
@@ -47,7 +53,7 @@ def tests_oldest(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "oldest.txt"
     constraints.write_text("".join(f"{line}\n" for line in map(_floor, wanted) if line))
     session.install(f".[{EXTRAS}]", *TESTS, "--constraint", str(constraints))
-    session.run("pytest", "-m", "not dask", *session.posargs)
+    session.run("pytest", "-m", QUICK, *session.posargs)
 
 
 def _floor(requirement: str) -> str | None:
@@ -59,7 +65,7 @@ def _floor(requirement: str) -> str | None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """The suite again, with every line and branch of the package counted: all of them must have run."""
+    """The suite, with every line and branch of the package counted: all of them must have run."""
     # In place, so that subprocesses and the report speak of the same files.
     session.install("--editable", f".[{EXTRAS}]", *TESTS)
     session.run("coverage", "erase")
@@ -143,4 +149,4 @@ def wheel(session: nox.Session) -> None:
 
     # The suite that was published, against the wheel that was published.
     session.run(python, "-m", "pip", "install", "--quiet", f"{built}[{EXTRAS}]", *TESTS, external=True)
-    session.run(python, "-m", "pytest", "-m", "not dask", *session.posargs, external=True)
+    session.run(python, "-m", "pytest", "-m", QUICK, *session.posargs, external=True)

@@ -309,6 +309,7 @@ async def test_do_takes_an_endless_source(source_class: Any, autojump_clock: Any
     assert source.taken <= 107  # item 100 may be the last of its four to be told that the second is over
 
 
+@pytest.mark.slow
 async def test_do_over_a_million_items_holds_few_of_them() -> None:
     class Item:
         alive = peak = 0

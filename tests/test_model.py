@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import outcome
+import pytest
 import trio
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -275,6 +276,7 @@ def plans(draw: st.DrawFn) -> Plan:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(plans())
 @example(Plan((), 1))
