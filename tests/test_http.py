@@ -23,7 +23,7 @@ PATIENCE = 30
 """Seconds until a thread that waits for another gives up: long enough to never be reached by a test that passes."""
 
 LONG = 50.0 * PATIENCE
-"""The same on the clock of these tests, for what is not meant to time out."""
+"""The same on the clock of these tests."""
 
 
 FAIL_FAST = fanout.FailFast()
