@@ -650,3 +650,32 @@ async def test_what_a_class_lacks_is_not_asked_of_the_instance() -> None:
         __getattr__ = dict.__getitem__
 
     assert await fanout.map(double, Lazy(a=1)) == ["aa"]
+
+
+async def test_a_queue_whose_length_is_what_waits_in_it_limits_nothing(autojump_clock: Any) -> None:
+    class Queue:
+        def __init__(self) -> None:
+            self.given = 0
+
+        def __len__(self) -> int:
+            return 1  # the next item
+
+        def __aiter__(self) -> Queue:
+            return self
+
+        async def __anext__(self) -> int:
+            await trio.sleep(1)
+            self.given += 1
+            if self.given > 4:
+                raise StopAsyncIteration
+            return self.given
+
+    gauge = Gauge()
+
+    async def fn(x: int) -> int:
+        with gauge.running():
+            await trio.sleep(100)
+        return x
+
+    assert await fanout.map(fn, Queue()) == [1, 2, 3, 4]
+    assert gauge.peak == 4

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from ._nursery import BareNursery
-from ._sources import is_fed
+from ._sources import FedQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ async def drive(
         if move_on_after is not None:
             nursery.cancel_scope.deadline = trio.current_time() + move_on_after
         run.start(nursery)
-        if is_fed(source):
+        if isinstance(source, FedQueue):
             try:
                 await source.feed(run)
             except BaseException as exc:

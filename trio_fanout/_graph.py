@@ -136,7 +136,6 @@ async def run_graph(
     run: Run[int, Any] = Run(graph.call, graph, graph, limit, item_timeout, "run_graph")
     await drive(run, graph, functools.partial(graph.conclude, run), ledger.move_on_after)
     values = ledger.value(len(names), set(graph.started).__contains__)
-    ledger.clear()
     return dict(zip(names, values, strict=True))
 
 

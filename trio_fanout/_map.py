@@ -241,15 +241,7 @@ async def _drive(
     check_seconds(item_timeout, "item_timeout")
     check_limit(limit)
     check_not_held(limit)
-    source: Pull[T] | FedQueue[T]
-    if is_async(items):
-        source = FedQueue(items)
-    else:
-        source = Pull(items)
-        if source.length and not isinstance(limit, trio.CapacityLimiter):
-            limit = min(limit, source.length)  # more workers would find nothing: don't look for them
+    source: Pull[T] | FedQueue[T] = FedQueue(items) if is_async(items) else Pull(items)
     run = Run(fn, source, sink, limit, item_timeout, name)
     await drive(run, source, functools.partial(ledger.conclude, run), ledger.move_on_after)
-    value = ledger.value(source.count(run.taken), run.was_started)
-    ledger.clear()
-    return value
+    return ledger.value(source.count(run.taken), run.was_started)

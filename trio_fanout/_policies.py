@@ -163,7 +163,7 @@ class Ledger:
     def conclude(self, run: Run[Any, Any], leaving: BaseException | None) -> BaseException | None:
         """What leaves the run, from which `leaving` would, if it were not for its failures."""
         if leaving is None:  # not `or`, here and below: an exception may be false
-            leaving = run.take_stray()
+            leaving, run.stray = run.stray, None
         if not self.failures:
             return leaving
         total = run.started() if self._names is None else len(self._names)
@@ -239,7 +239,9 @@ class SettleLedger(Ledger):
         return None
 
     def value(self, count: int, was_started: Callable[[int], bool]) -> Any:
-        return [self._outcome(index, was_started) for index in range(count)]
+        outcomes = [self._outcome(index, was_started) for index in range(count)]
+        self.clear()
+        return outcomes
 
     def _outcome(self, index: int, was_started: Callable[[int], bool]) -> Outcome[Any]:
         if index in self.results:
@@ -262,6 +264,7 @@ class FirstSuccessLedger(Ledger):
 
     def value(self, count: int, was_started: Callable[[int], bool]) -> Any:
         for value in self.results.values():
+            self.clear()
             return value
         msg = "FirstSuccess() takes at least one item, got none: there is no result to give back"
         raise ValueError(msg)

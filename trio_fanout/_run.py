@@ -86,10 +86,10 @@ class Run(Generic[T, R]):
         "_seeking",
         "_sink",
         "_source",
-        "_stray",
         "_yield_at",
         "reading",
         "stopped",
+        "stray",
         "taken",
     )
 
@@ -114,8 +114,10 @@ class Run(Generic[T, R]):
         if isinstance(limit, trio.CapacityLimiter):
             self._line = Line(limit)
             self._bound = self._line.workers()
-        else:
+        elif source.open or not source.length:
             self._bound = limit
+        else:
+            self._bound = min(limit, source.length)  # more workers would find nothing: don't look for them
         self.taken: int = 0  # items that workers have taken from the source
         self._busy = 0  # workers that are not idle
         self._seeking = 0  # those of them that are on their way to the source, and have no item yet
@@ -124,7 +126,7 @@ class Run(Generic[T, R]):
         # The end of the run's slice of time; 0 if a worker is to look for a cancellation before it takes an item.
         self._yield_at = 0.0
         self.reading: trio.CancelScope | None = None  # around an async source that is being waited for
-        self._stray: BaseException | None = None
+        self.stray: BaseException | None = None
         self.stopped: bool = False  # no item is started any more
 
     # What the owner of the nursery does
@@ -317,7 +319,8 @@ class Run(Generic[T, R]):
             raise
         finally:
             self._busy -= 1
-            self.tell_feeder()
+            if self._feeder is not None:
+                self.tell_feeder()
 
     async def begin(self) -> None:
         """Look for a cancellation, and start a slice of time for the run if there is none."""
@@ -392,12 +395,7 @@ class Run(Generic[T, R]):
         The nursery takes it for its own, cancels itself and swallows it. The run would look as if it were complete.
         """
         if is_cancelled(exc) and trio.current_effective_deadline() != -math.inf:
-            self._stray = exc
-
-    def take_stray(self) -> BaseException | None:
-        """What `note_stray` kept, once."""
-        stray, self._stray = self._stray, None
-        return stray
+            self.stray = exc
 
     def _keep_failure(self, index: int, item: T, group: BaseExceptionGroup[BaseException]) -> BaseException:
         """Record the failure in a group that mixes it with a cancellation; returns what is to be raised."""

@@ -153,11 +153,6 @@ class FedQueue(Queue[T]):
         return max(self.given, self.length or 0)
 
 
-def is_fed(source: Source[T]) -> TypeIs[FedQueue[T]]:
-    """Whether somebody has to read items into `source` while the workers take them."""
-    return isinstance(source, FedQueue)
-
-
 def is_async(items: Iterable[T] | AsyncIterable[T]) -> TypeIs[AsyncIterable[T]]:
     """Whether `items` is read as an async iterable: also where it is a plain one, too. `TypeError` if it is neither."""
     if getattr(type(items), "__aiter__", None) is not None:
