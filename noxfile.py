@@ -18,7 +18,7 @@ nox.options.error_on_missing_interpreters = False  # in CI too: a Python that is
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)  # from the classifiers
 
-# The Python that runs nox has the suite in `coverage` and, installed, in `wheel`: here it would be a third time.
+# The Python that runs nox has the suite in `wheel`, installed too, and in `coverage`: here it would be a third time.
 OTHERS = [python for python in PYTHONS if python != "{}.{}".format(*sys.version_info)]
 # The suites come last, so that their summaries are what a reader sees first.
 TESTED = ["coverage", "tests_oldest", *(f"tests-{python}" for python in OTHERS)]
@@ -31,7 +31,7 @@ BENCH = nox.project.dependency_groups(PROJECT, "bench")
 WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
 
 EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
-QUICK = "not dask and not slow"  # for another look at what a whole suite has seen on the same Python
+QUICK = "not dask and not slow"  # where another session runs the rest on the same Python
 
 
 @nox.session(python=PYTHONS)
@@ -69,7 +69,7 @@ def coverage(session: nox.Session) -> None:
     # In place, so that subprocesses and the report speak of the same files.
     session.install("--editable", f".[{EXTRAS}]", *TESTS)
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-m", "not dask", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "-m", QUICK, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
@@ -149,4 +149,4 @@ def wheel(session: nox.Session) -> None:
 
     # The suite that was published, against the wheel that was published.
     session.run(python, "-m", "pip", "install", "--quiet", f"{built}[{EXTRAS}]", *TESTS, external=True)
-    session.run(python, "-m", "pytest", "-m", QUICK, *session.posargs, external=True)
+    session.run(python, "-m", "pytest", "-m", "not dask", *session.posargs, external=True)
