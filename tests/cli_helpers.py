@@ -63,10 +63,15 @@ async def work_and_leave_no_reader(options: Any, work: Any = _work.work) -> int:
     try:
         return await work(options)
     finally:
-        limiter = trio.to_thread.current_default_thread_limiter()
-        with trio.fail_after(PATIENCE, shield=True):
-            while limiter.borrowed_tokens:  # noqa: ASYNC110  # a thread has no event
-                await trio.sleep(0.001)
+        await all_threads_ended()
+
+
+async def all_threads_ended() -> None:
+    """Wait until each thread has ended that was left to what it did."""
+    limiter = trio.to_thread.current_default_thread_limiter()
+    with trio.fail_after(PATIENCE, shield=True):
+        while limiter.borrowed_tokens:  # noqa: ASYNC110  # a thread has no event
+            await trio.sleep(0.001)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli_helpers import all_threads_ended
 from trio_fanout._cli import _files
 from trio_fanout._cli._items import Items, Job, splitter_for
 from trio_fanout._cli._messages import UsageError
@@ -153,6 +154,7 @@ async def test_reading_never_blocks_other_tasks_and_can_be_given_up():
             scope.cancel()
     assert scope.cancelled_caught
     os.close(write)  # so that the thread that still reads ends, too
+    await all_threads_ended()  # or it might read the next file that is opened
     os.close(read)
 
 
