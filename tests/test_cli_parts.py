@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import math
 import os
+import select
 import sys
+import threading
+from functools import partial
 
 import pytest
 import trio
 
 from trio_fanout._cli import _messages, _programs
 from trio_fanout._cli._control import Control
+from trio_fanout._cli._files import read_some, write_all
 from trio_fanout._cli._output import REDRAW, Output
 from trio_fanout._cli._progress import PlainDisplay, RichDisplay, Tally, count_items, position_in
 from trio_fanout._cli._results import Result
@@ -109,6 +113,39 @@ def test_items_of_a_file_are_counted_from_where_it_stands(tmp_path, data, count)
     os.lseek(fd, 0, os.SEEK_END)  # others read it
     assert count_items(fd, position, b"\n") == count
     os.close(fd)
+
+
+def test_a_pipe_that_is_full_and_does_not_block_is_waited_for(monkeypatch):
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    data, got = b"0123456789" * 100_000, []
+    reader = threading.Thread(target=lambda: got.extend(iter(partial(os.read, read, 1 << 16), b"")))
+
+    def wait(*files, select=select.select):
+        if reader.ident is None:
+            reader.start()
+        return select(*files)
+
+    monkeypatch.setattr(select, "select", wait)
+    write_all(write, data)
+    os.close(write)
+    reader.join()
+    os.close(read)
+    assert b"".join(got) == data
+
+
+def test_a_pipe_that_is_empty_and_does_not_block_is_waited_for(monkeypatch):
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+
+    def wait(*files, select=select.select):
+        os.write(write, b"here")
+        return select(*files)
+
+    monkeypatch.setattr(select, "select", wait)
+    assert read_some(read) == b"here"
+    os.close(read)
+    os.close(write)
 
 
 def test_items_of_a_pipe_are_not_counted():
