@@ -13,6 +13,11 @@ settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
+# The terminal of whoever runs this is not what is tested.
+os.environ["TERM"] = "xterm"
+for name in ("COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
+
 # What a shell starts in the background ignores some signals, and so would the commands that are tested: they inherit
 # that. A handler they don't inherit.
 for name in ("SIGHUP", "SIGINT", "SIGQUIT"):

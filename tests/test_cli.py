@@ -226,11 +226,11 @@ def test_a_signal_is_a_failure(cli, number, error):
 
 
 def test_a_time_out_is_a_failure_that_keeps_what_was_printed(cli):
-    ran = cli("map", "--timeout", "0.2", "sh", "-c", "echo before; exec sleep 1000", stdin="a\n")
+    ran = cli("map", "--timeout", "0.9", "sh", "-c", "echo before; exec sleep 1000", stdin="a\n")
     assert ran.code == 1
     (record,) = ran.records
     assert (record["exit_code"], record["stdout"]) == (None, "before\n")
-    assert record["error"] == "timed out after 0.2 seconds"
+    assert record["error"] == "timed out after 0.9 seconds"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_no_room_for_pipes_is_a_failed_item(cli, monkeypatch):
 def test_no_child_of_a_child_is_left(cli, how, tmp_path):
     script = "sleep 1000 & echo $! > child; echo $$ > self; "
     script += {"fails": "exit 3", "timeout": "wait"}[how]
-    ran = cli("map", "--timeout", "0.2" if how == "timeout" else "1000", "sh", "-c", script, stdin="a\n")
+    ran = cli("map", "--timeout", "0.9" if how == "timeout" else "1000", "sh", "-c", script, stdin="a\n")
     assert ran.code == 1
     assert is_gone(number_in(tmp_path / "child"))
     assert is_gone(number_in(tmp_path / "self"))
@@ -296,14 +296,14 @@ def test_who_ignores_sigterm_is_killed(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(_programs, "KILL_AFTER", 0.1)
     # The child says so when it ignores the signal. The parent dies of it.
     script = "sh -c 'trap \"\" TERM; echo $$ > child; while :; do sleep 0.01; done' & wait"
-    ran = cli("map", "--timeout", "0.5", "sh", "-c", script, stdin="a\n")
-    assert ran.records[0]["error"] == "timed out after 0.5 seconds"
+    ran = cli("map", "--timeout", "0.9", "sh", "-c", script, stdin="a\n")
+    assert ran.records[0]["error"] == "timed out after 0.9 seconds"
     assert is_gone(number_in(tmp_path / "child"))
 
 
 def test_who_takes_a_moment_to_end_has_it(cli, tmp_path):
     script = "trap 'echo bye; exit 0' TERM; echo hello; while :; do sleep 0.01; done"
-    (record,) = cli("map", "--timeout", "0.5", "sh", "-c", script, stdin="a\n").records
+    (record,) = cli("map", "--timeout", "0.9", "sh", "-c", script, stdin="a\n").records
     assert (record["stdout"], record["exit_code"], record["failed"]) == ("hello\nbye\n", None, True)
 
 
@@ -316,7 +316,7 @@ def test_an_item_lasts_as_long_as_somebody_holds_its_output(cli):
     script = "(while ! [ -e go ]; do sleep 0.01; done; echo late) & echo early; touch go"
     (record,) = cli("map", "sh", "-c", script, stdin="a\n").records
     assert (record["stdout"], record["failed"]) == ("early\nlate\n", False)
-    (record,) = cli("map", "--timeout", "0.3", "sh", "-c", "sleep 1000 & echo early", stdin="a\n").records
+    (record,) = cli("map", "--timeout", "0.9", "sh", "-c", "sleep 1000 & echo early", stdin="a\n").records
     assert (record["stdout"], record["failed"], record["exit_code"]) == ("early\n", True, 0)
 
 
@@ -339,7 +339,7 @@ def test_nobody_waits_for_a_process_that_left_the_group(cli, tmp_path):
 
 def test_without_pidfds_a_thread_waits(cli, monkeypatch):
     monkeypatch.delattr(os, "pidfd_open", raising=False)
-    ran = cli("map", "--no-fail-fast", "--timeout", "0.3", "sh", "-c", "test $0 = a || exec sleep 1000", stdin="a\nb\n")
+    ran = cli("map", "--no-fail-fast", "--timeout", "0.9", "sh", "-c", "test $0 = a || exec sleep 1000", stdin="a\nb\n")
     assert ran.column("failed") == [False, True]
 
 

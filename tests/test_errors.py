@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 import trio_fanout as fanout
 from helpers import FrozenError, double
@@ -347,7 +348,7 @@ def settle_in_child() -> Any:
     async def main() -> Any:
         return await fanout.map(trio.sleep, [9, 0], limit=1, policy=fanout.Settle(move_on_after=0.05))
 
-    return trio.run(main)
+    return trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 def test_errors_cross_a_process_boundary() -> None:

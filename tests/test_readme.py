@@ -146,6 +146,9 @@ def test_every_block_runs_or_says_why_not():
 @pytest.mark.parametrize("block", parameters("python"))
 def test_python(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):  # what is asked for is on loopback
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     setup = compile_like_a_repl(block.setup, "README.md, setup")
     code = compile_like_a_repl("\n" * (block.line - 1) + block.code, "README.md")  # a traceback shows the right line
 

@@ -95,5 +95,6 @@ class Output:
             write_all(1, result.json_line())
             return
         for fd, piece in result.text():
+            self._within_line = True  # also while it is written, in a thread
             write_all(fd, piece)
             self._within_line = not piece.endswith(b"\n")
