@@ -70,7 +70,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        # Nothing of a proxy that the environment may name.
+        self.client_options = {"base_url": f"http://127.0.0.1:{self.server_port}", "timeout": None, "trust_env": False}
         self.lock = threading.Lock()
         self.requests: Counter[str] = Counter()
         self.now = self.peak = 0
@@ -131,14 +132,14 @@ def clock():
 
 
 async def test_pages_come_in_order(server, clock):
-    async with httpx.AsyncClient(base_url=server.url, timeout=None, trust_env=False) as client:
+    async with httpx.AsyncClient(**server.client_options) as client:
         assert await fetch_all(client, [f"/{n}" for n in range(40)]) == [f"/{n}" for n in range(40)]
     assert server.requests.total() == 40
 
 
 async def test_limit_is_kept_and_reached(server, clock):
     server.rendezvous = threading.Barrier(4, timeout=PATIENCE)  # each waits for three others
-    async with httpx.AsyncClient(base_url=server.url, timeout=None, trust_env=False) as client:
+    async with httpx.AsyncClient(**server.client_options) as client:
         await fetch_all(client, [f"/{n}" for n in range(20)], limit=4, rate=1e9)
     assert server.peak == 4
 
@@ -152,7 +153,7 @@ async def test_rate_is_kept(server, clock):
             starts.append(trio.current_time())
             return await super().get(*args, **kwargs)
 
-    async with Client(base_url=server.url, timeout=None, trust_env=False) as client:
+    async with Client(**server.client_options) as client:
         await fetch_all(client, [f"/{n}" for n in range(10)], rate=2)
     assert len(starts) == 10
     # Counted from the beginning: time goes on by itself here, and each start may be a little late.
@@ -171,7 +172,7 @@ async def test_busy_server_is_asked_again_after_the_time_it_named(server, clock,
                 starts.setdefault(url, []).append(trio.current_time())
 
     urls = ["/1", f"/{status}/7", "/2"]
-    async with Client(base_url=server.url, timeout=None, trust_env=False) as client:
+    async with Client(**server.client_options) as client:
         assert await fetch_all(client, urls) == urls
     assert server.requests == {"/1": 1, f"/{status}/7": 2, "/2": 1}
     first, second = starts[f"/{status}/7"]
@@ -183,7 +184,7 @@ async def test_attempt_that_takes_too_long_fails(server, clock):
         await trio.to_thread.run_sync(server.hanging.wait, PATIENCE)
         clock.jump(LONG)
 
-    async with httpx.AsyncClient(base_url=server.url, timeout=None, trust_env=False) as client, trio.open_nursery() as nursery:
+    async with httpx.AsyncClient(**server.client_options) as client, trio.open_nursery() as nursery:
         nursery.start_soon(let_time_pass)
         with pytest.raises(fanout.FanOutError) as caught:
             await fetch_all(client, ["/1", "/hang"], limit=1, policy=fanout.Collect())
@@ -193,7 +194,7 @@ async def test_attempt_that_takes_too_long_fails(server, clock):
 
 
 async def test_page_that_is_not_there_fails_at_once(server, clock):
-    async with httpx.AsyncClient(base_url=server.url, timeout=None, trust_env=False) as client:
+    async with httpx.AsyncClient(**server.client_options) as client:
         with pytest.raises(httpx.HTTPStatusError, match="404"):
             await fetch_all(client, ["/404"])
     assert server.requests == {"/404": 1}
