@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, FrozenError, Gauge, double, no_cycles, nothing_left
+from helpers import ALL_POLICIES, AsyncCountingSource, FrozenError, Gauge, double, no_cycles, nothing_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -653,22 +653,9 @@ async def test_what_a_class_lacks_is_not_asked_of_the_instance() -> None:
 
 
 async def test_a_queue_whose_length_is_what_waits_in_it_limits_nothing(autojump_clock: Any) -> None:
-    class Queue:
-        def __init__(self) -> None:
-            self.given = 0
-
+    class Queue(AsyncCountingSource):
         def __len__(self) -> int:
             return 1  # the next item
-
-        def __aiter__(self) -> Queue:
-            return self
-
-        async def __anext__(self) -> int:
-            await trio.sleep(1)
-            self.given += 1
-            if self.given > 4:
-                raise StopAsyncIteration
-            return self.given
 
     gauge = Gauge()
 
@@ -677,5 +664,5 @@ async def test_a_queue_whose_length_is_what_waits_in_it_limits_nothing(autojump_
             await trio.sleep(100)
         return x
 
-    assert await fanout.map(fn, Queue()) == [1, 2, 3, 4]
+    assert await fanout.map(fn, Queue([1, 2, 3, 4])) == [1, 2, 3, 4]
     assert gauge.peak == 4

@@ -163,7 +163,7 @@ class Ledger:
     def conclude(self, run: Run[Any, Any], leaving: BaseException | None) -> BaseException | None:
         """What leaves the run, from which `leaving` would, if it were not for its failures."""
         if leaving is None:  # not `or`, here and below: an exception may be false
-            leaving, run.stray = run.stray, None
+            leaving = run.take_stray()
         if not self.failures:
             return leaving
         total = run.started() if self._names is None else len(self._names)

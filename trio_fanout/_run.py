@@ -86,10 +86,10 @@ class Run(Generic[T, R]):
         "_seeking",
         "_sink",
         "_source",
+        "_stray",
         "_yield_at",
         "reading",
         "stopped",
-        "stray",
         "taken",
     )
 
@@ -126,7 +126,7 @@ class Run(Generic[T, R]):
         # The end of the run's slice of time; 0 if a worker is to look for a cancellation before it takes an item.
         self._yield_at = 0.0
         self.reading: trio.CancelScope | None = None  # around an async source that is being waited for
-        self.stray: BaseException | None = None
+        self._stray: BaseException | None = None
         self.stopped: bool = False  # no item is started any more
 
     # What the owner of the nursery does
@@ -319,8 +319,7 @@ class Run(Generic[T, R]):
             raise
         finally:
             self._busy -= 1
-            if self._feeder is not None:
-                self.tell_feeder()
+            self.tell_feeder()
 
     async def begin(self) -> None:
         """Look for a cancellation, and start a slice of time for the run if there is none."""
@@ -395,7 +394,12 @@ class Run(Generic[T, R]):
         The nursery takes it for its own, cancels itself and swallows it. The run would look as if it were complete.
         """
         if is_cancelled(exc) and trio.current_effective_deadline() != -math.inf:
-            self.stray = exc
+            self._stray = exc
+
+    def take_stray(self) -> BaseException | None:
+        """What `note_stray` kept, once."""
+        stray, self._stray = self._stray, None
+        return stray
 
     def _keep_failure(self, index: int, item: T, group: BaseExceptionGroup[BaseException]) -> BaseException:
         """Record the failure in a group that mixes it with a cancellation; returns what is to be raised."""

@@ -316,7 +316,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]]):
     def _conclude(self, leaving: BaseException | None) -> BaseException | None:
         """What leaves the block: a failure that nobody has seen, over a cancellation too."""
         error, self._error = self._error, None
-        stray, self._run.stray = self._run.stray, None
+        stray = self._run.take_stray()
         if leaving is None:
             leaving = stray
         if error is None:
