@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ._core.limits import DEFAULT_LIMIT as DEFAULT_LIMIT
 from ._errors import DependencyFailed as DependencyFailed
 from ._errors import FanOutError as FanOutError
 from ._errors import Unfinished as Unfinished
@@ -43,9 +44,9 @@ from ._executors import in_executor as in_executor
 from ._graph import Step as Step
 from ._graph import run_graph as run_graph
 from ._group import Group as Group
+from ._group import GroupStatistics as GroupStatistics
 from ._group import Handle as Handle
 from ._group import open_group as open_group
-from ._limits import DEFAULT_LIMIT as DEFAULT_LIMIT
 from ._map import do as do
 from ._map import fan_out as fan_out
 from ._map import map as map
@@ -56,6 +57,7 @@ from ._policies import Settle as Settle
 from ._processes import in_process as in_process
 from ._stream import Completed as Completed
 from ._stream import ResultChannel as ResultChannel
+from ._stream import ResultStatistics as ResultStatistics
 from ._stream import stream as stream
 from ._threads import in_thread as in_thread
 from ._throttle import throttle as throttle
@@ -69,8 +71,10 @@ __all__ = (
     "FanOutError",
     "FirstSuccess",
     "Group",
+    "GroupStatistics",
     "Handle",
     "ResultChannel",
+    "ResultStatistics",
     "Settle",
     "Step",
     "Unfinished",

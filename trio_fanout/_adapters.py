@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from ._arguments import got, name_of
+from ._core.arguments import describe, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ T = TypeVar("T")
 def check_blocking(fn: object, caller: str) -> None:
     """Raise `TypeError` unless `fn` can be called, and is no async function."""
     if not callable(fn):
-        msg = f"fn of {caller} must be a function that is not async, got {got(fn)}"
+        msg = f"fn of {caller} must be a function that is not async, got {describe(fn)}"
         if inspect.iscoroutine(fn):
             fn.close()  # or Python would warn that it was never awaited
             msg += ": pass the function itself, without calling it"

@@ -16,7 +16,7 @@ import outcome
 import trio
 
 from ._adapters import PerRun, check_blocking, named_like
-from ._arguments import got
+from ._core.arguments import describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -98,7 +98,7 @@ def in_executor(
 
 def _check_executor(executor: object) -> None:
     if not isinstance(executor, Executor):
-        msg = f"executor must be a concurrent.futures.Executor, got {got(executor)}"
+        msg = f"executor must be a concurrent.futures.Executor, got {describe(executor)}"
         raise TypeError(msg)
 
 

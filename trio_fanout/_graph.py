@@ -7,21 +7,22 @@ ready. `graphlib` keeps the order and finds the cycles.
 from __future__ import annotations
 
 import contextvars
-import functools
 from collections.abc import Hashable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
 
 import attrs
 import trio
+from outcome import Error, Value
 
-from ._arguments import check_function, check_seconds, got
-from ._drive import drive
-from ._errors import DependencyFailed
-from ._limits import DEFAULT_LIMIT, check_limit, check_not_held
-from ._policies import Collect, FailFast, Ledger, Settle, open_ledger
-from ._run import Run
+from ._core.arguments import check_function, check_seconds, describe
+from ._core.feeding import run_all
+from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
+from ._core.run import Run
+from ._errors import DependencyFailed, label
+from ._ledgers import MISSING, Ledger, start_ledger
+from ._policies import FAIL_FAST, Collect, FailFast, Settle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,21 +33,25 @@ NameT = TypeVar("NameT", bound=Hashable)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-_FAIL_FAST = FailFast()
-
 
 def _check_step_function(_: object, field: attrs.Attribute[Any], value: object) -> None:
     check_function(value, f"{field.name} of a Step")
 
 
+def _check_bool(_: object, field: attrs.Attribute[bool], value: object) -> None:
+    if not isinstance(value, bool):
+        msg = f"{field.name} of a Step must be True or False, got {describe(value)}"
+        raise TypeError(msg)
+
+
 def _names(needs: object) -> tuple[Hashable, ...]:
     if isinstance(needs, (str, bytes)) or not isinstance(needs, Iterable):
-        msg = f"needs of a Step must be an iterable of names of steps, got {got(needs)}"
+        msg = f"needs of a Step must be an iterable of names of steps, got {describe(needs)}"
         raise TypeError(msg)
     names: tuple[Any, ...] = tuple(cast("Iterable[Any]", needs))  # type: ignore[redundant-cast]  # not to pyright
     for name in names:
         if not isinstance(name, Hashable):
-            msg = f"needs of a Step must be an iterable of names of steps, got {got(name)} in it"
+            msg = f"needs of a Step must be an iterable of names of steps, got {describe(name)} in it"
             raise TypeError(msg)
     return names
 
@@ -59,13 +64,25 @@ class Step(Generic[R_co]):
     Args:
         fn: an async function, called with the results of `needs` as positional arguments, in that order.
         needs: the names of the steps that have to succeed before this one starts.
+        settled: whether this step runs also if some of its needs fail. It then starts when all of them have ended, in
+            whatever way, and is called with their outcomes (``outcome.Value`` or ``outcome.Error``) in the place of
+            their results. By default it is skipped if one of them fails. Under `FailFast` a failure ends the run all
+            the same.
 
     Raises:
-        TypeError: `fn` is no function, or `needs` is a string or cannot be iterated.
+        TypeError: `fn` is no function, `needs` is a string or cannot be iterated, or `settled` is no bool.
+
+    Example::
+
+        async def answer(*findings):
+            return [finding.value for finding in findings if isinstance(finding, outcome.Value)]
+
+        step = fanout.Step(answer, needs=("web", "database"), settled=True)
     """
 
     fn: Callable[..., Awaitable[R_co]] = attrs.field(validator=_check_step_function)
     needs: tuple[Hashable, ...] = attrs.field(default=(), converter=_names)
+    settled: bool = attrs.field(default=False, kw_only=True, validator=_check_bool)
 
 
 @overload
@@ -88,7 +105,7 @@ async def run_graph(
     steps: Mapping[NameT, Step[R]],
     *,
     limit: float | trio.CapacityLimiter = DEFAULT_LIMIT,
-    policy: FailFast | Collect | Settle = _FAIL_FAST,
+    policy: FailFast | Collect | Settle = FAIL_FAST,
     item_timeout: float | None = None,
 ) -> dict[NameT, Any]:
     """Run steps that need each other's results, each as soon as its own needs are done.
@@ -126,57 +143,68 @@ async def run_graph(
             "plan": Step(make_plan, needs=("flights", "hotels")),
         })
     """
-    names = list(_check_steps(steps))
-    ledger = open_ledger(policy, (FailFast, Collect, Settle), "run_graph", "step", names)
+    steps = dict(_checked(steps))
+    names = list(steps)
     check_limit(limit)
+    ledger = start_ledger(policy, (FailFast, Collect, Settle), "run_graph", "step", names)
     check_seconds(item_timeout, "item_timeout")
-    graph = _Graph(steps, names, ledger, skips=not isinstance(policy, FailFast))
+    graph = _Graph(steps, names, ledger)
     check_not_held(limit)
-    await trio.lowlevel.checkpoint_if_cancelled()  # without a step there is no worker, who would do it
-    run: Run[int, Any] = Run(graph.call, graph, graph, limit, item_timeout, "run_graph")
-    await drive(run, graph, functools.partial(graph.conclude, run), ledger.move_on_after)
-    values = ledger.value(len(names), set(graph.started).__contains__)
+    await trio.lowlevel.checkpoint_if_cancelled()  # without a step there is no worker that would do it
+    run: Run[int, Any] = Run(
+        graph.call,
+        graph,
+        graph,
+        Tokens(limit),
+        "run_graph",
+        item_timeout=item_timeout,
+        move_on_after=ledger.move_on_after,
+    )
+    await run_all(run, graph)
+    values = ledger.result(len(names), set(graph.started).__contains__)
     return dict(zip(names, values, strict=True))
 
 
-def _check_steps(steps: Any) -> Mapping[Any, Step[Any]]:
+def _checked(steps: Any) -> Mapping[Any, Step[Any]]:
     if not isinstance(steps, Mapping):
-        msg = f"steps must be a mapping from names to Steps, got {got(steps)}"
+        msg = f"steps must be a mapping from names to Steps, got {describe(steps)}"
         raise TypeError(msg)
     checked = cast("Mapping[Any, Any]", steps)  # type: ignore[redundant-cast]  # not to pyright
+    names = set(checked)  # what the mapping itself takes for a name may be more: one that folds case, say
     for name, step in checked.items():
         if not isinstance(step, Step):
-            msg = f"steps must be a mapping from names to Steps, got {got(step)} for {name!r}"
+            msg = f"steps must be a mapping from names to Steps, got {describe(step)} for {label('step', name)}"
             raise TypeError(msg)
         for need in step.needs:
-            if need not in checked:
-                msg = f"step {name!r} needs {need!r}, which is none of the steps"
+            if need not in names:
+                msg = f"{label('step', name)} needs {label('step', need)}, which is not there"
                 raise ValueError(msg)
     return checked
 
 
 class _Graph:
-    """The steps of a run, known by their places in the mapping: its source, and its sink."""
+    """The steps of a run, known by their places in the mapping: its source, and its sink.
 
-    def __init__(self, steps: Mapping[Any, Step[Any]], names: list[Any], ledger: Ledger, *, skips: bool) -> None:
-        self.context: Final = contextvars.copy_context()
-        self.open = False
-        self.length: int | None = len(names)
-        self._names: Final = names
-        self._ledger: Final = ledger
-        self._skips: Final = skips
+    What a worker takes is a ticket. Which step it is for is known when it starts: while the worker waited for a token,
+    a step may have become ready that comes before. Tickets start in order, so `started` has the step of each.
+    """
+
+    fills = True
+    context_of = None
+
+    def __init__(self, steps: Mapping[Any, Step[Any]], names: list[Any], ledger: Ledger) -> None:
+        self.context = contextvars.copy_context()
+        self.length = len(names)
+        self._ledger = ledger
         place = {name: index for index, name in enumerate(names)}
-        self._steps: Final = [
-            (name, step.fn, tuple(map(place.__getitem__, step.needs))) for name, step in steps.items()
-        ]
-        self._sorter: Final = self._sort()
-        self._needed: Final = {need for _, _, needs in self._steps for need in needs}
+        self._steps = [(step.fn, tuple(map(place.__getitem__, step.needs)), step.settled) for step in steps.values()]
+        self._sorter = self._sort()
+        self._needed = {need for _, needs, _ in self._steps for need in needs}
         # A heap: of those that are ready, the first in the mapping starts first.
-        self._ready: Final = sorted(self._sorter.get_ready())
-        # What a worker takes is a turn. Which step it is for is known when it starts: while the worker waited for a
-        # token, one may have become ready that comes before. Turns start in order, so this is the step of each turn.
-        self.started: Final[list[int]] = []
-        self._turns = 0
+        self._ready = sorted(self._sorter.get_ready())
+        self._tickets = 0  # taken, of which
+        self.started: list[int] = []  # have started, and
+        self._ended = 0  # have ended
 
     def _sort(self) -> TopologicalSorter[int]:
         sorter = TopologicalSorter(self._needs())
@@ -184,70 +212,115 @@ class _Graph:
             sorter.prepare()
         except CycleError as error:
             message, cycle = error.args
-            raise CycleError(message, [self._names[index] for index in cycle]) from None
+            raise CycleError(message, [self._ledger.name(index) for index in cycle]) from None
         return sorter
 
     def _needs(self) -> dict[int, tuple[int, ...]]:
-        return {index: needs for index, (_, _, needs) in enumerate(self._steps)}
+        return {index: needs for index, (_, needs, _) in enumerate(self._steps)}
 
     # The source
 
+    @property
+    def open(self) -> bool:
+        """Whether steps may become ready."""
+        return self._ended < self._tickets
+
     def take(self) -> tuple[int, int] | None:
-        """A turn, for one of the steps that are ready."""
-        turn = self._turns
-        if turn - len(self.started) >= len(self._ready):
+        """Take a ticket, for one of the steps that are ready."""
+        ticket = self._tickets
+        if self.ready(ticket) <= 0:
             return None
-        self._turns += 1
-        return turn, turn
+        self._tickets += 1
+        return ticket, ticket
 
     def ready(self, taken: int, /) -> int:
-        """How many steps are ready for which there is no turn yet."""
+        """How many steps are ready for which there is no ticket yet."""
         return len(self._ready) - taken + len(self.started)
 
     def drop(self) -> list[tuple[int, int]]:
-        """Nothing: the ledger finds what has not been run."""
+        """Discard nothing: the ledger finds what has not been run."""
         return []
 
-    def call(self, turn: int) -> Awaitable[Any]:
+    def stop(self) -> None:
+        """Do nothing: no task reads the source."""
+
+    def call(self, ticket: int) -> Awaitable[Any]:
         """Start the first of the steps that are ready."""
         index = heappop(self._ready)
         self.started.append(index)
-        name, fn, needs = self._steps[index]
-        trio.lowlevel.current_task().name = f"run_graph({name})"
-        return fn(*[self._ledger.results[need] for need in needs]) if needs else fn()
+        fn, needs, settled = self._steps[index]
+        trio.lowlevel.current_task().name = f"run_graph({_short(self._ledger.name(index))})"
+        if not needs:
+            return fn()
+        results, failures = self._ledger.results, self._ledger.failures
+        if settled:
+            return fn(*[Error(failures[need]) if need in failures else Value(results[need]) for need in needs])
+        return fn(*[results[need] for need in needs])
 
     # The sink
 
-    def succeeded(self, turn: int, item: int, value: object, /) -> None:
-        """Keep the result, and add the steps that now are ready. The worker takes the first, and hires for others."""
-        index = self.started[turn]
+    def succeeded(self, ticket: int, item: int, value: object, /) -> None:
+        """Keep the result, and add the steps that now are ready. The worker takes the first, and starts others."""
+        index = self.started[ticket]
+        self._ended += 1
         self._ledger.succeeded(index, item, value)
-        if index in self._needed:
-            self._sorter.done(index)
+        self._add_ready(index)
+
+    def failed(self, ticket: int, item: int, exc: Exception, /, *, secondary: bool) -> str | None:
+        """Keep the failure, skip the steps that depend on it, and add those that do with it as with a result."""
+        index = self.started[ticket]
+        self._ended += 1
+        reason = self._ledger.failed(index, item, exc, secondary=secondary)
+        if self._ledger.skips_dependents:
+            self._add_ready(index)
+        return reason
+
+    def cancelled(self, ticket: int, item: int, /) -> None:
+        """Keep nothing: what has no outcome is found at the end."""
+        self._ended += 1
+
+    def label(self, ticket: int, /) -> str:
+        """What a step is called in messages."""
+        return self._ledger.label(self.started[ticket])
+
+    def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
+        """Choose what the call raises."""
+        left = [index for index in range(self.length) if not self._has_outcome(index)]
+        if left and self._ledger.failures and self._ledger.skips_dependents:
+            # The run was cut short. In an order in which needs come first, so that a chain of skipped steps is told
+            # link by link.
+            for index in TopologicalSorter(self._needs()).static_order():
+                if not self._has_outcome(index):
+                    self._skip(index)
+        return self._ledger.conclude(leaving, self.length, complete=not left)
+
+    def _has_outcome(self, index: int) -> bool:
+        results = self._ledger.results
+        return index in self._ledger.failures or (index < len(results) and results[index] is not MISSING)
+
+    def _add_ready(self, index: int) -> None:
+        """Add the steps that are ready now that one has ended, or skip them, and then what depends on them."""
+        ended = [index] if index in self._needed else []
+        while ended:
+            self._sorter.done(*ended)
+            ended = []
             for step in self._sorter.get_ready():
-                heappush(self._ready, step)
+                if self._skip(step):
+                    ended.append(step)
+                else:
+                    heappush(self._ready, step)
 
-    def failed(self, turn: int, item: int, exc: Exception, /, *, secondary: bool) -> object:
-        """Keep the failure. The step is never done, so that those that need it never are ready."""
-        return self._ledger.failed(self.started[turn], item, exc, secondary=secondary)
-
-    def cancelled(self, turn: int, item: int, /) -> None:
-        """Nothing: what has no outcome is found at the end."""
-
-    # The end
-
-    def conclude(self, run: Run[int, Any], leaving: BaseException | None) -> BaseException | None:
-        """What leaves the call."""
-        if self._skips and self._ledger.failures:
-            self._fail_dependents()
-        return self._ledger.conclude(run, leaving)
-
-    def _fail_dependents(self) -> None:
+    def _skip(self, index: int) -> bool:
+        """Record that a step was skipped, if one of its needs failed. A settled step is not."""
+        _, needs, settled = self._steps[index]
         failures = self._ledger.failures
-        # In an order in which needs come first, so that a chain of skipped steps is told link by link.
-        for index in TopologicalSorter(self._needs()).static_order():
-            name, _, needs = self._steps[index]
-            failed = next((need for need in needs if need in failures), None)
-            if failed is not None:
-                failures[index] = DependencyFailed(name, self._names[failed])
-                failures[index].__cause__ = failures[failed]
+        failed = None if settled else next((need for need in needs if need in failures), None)
+        if failed is None:
+            return False
+        failures[index] = DependencyFailed(self._ledger.name(index), self._ledger.name(failed))
+        failures[index].__cause__ = failures[failed]
+        return True
+
+
+def _short(name: object) -> str:
+    return name if isinstance(name, str) else label("", name).strip()

@@ -6,18 +6,22 @@ A group is a run whose source is a queue, into which the block and the jobs them
 from __future__ import annotations
 
 import contextvars
-import functools
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, Unpack, final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, TypeVarTuple, Unpack, final
 
+import attrs
 import trio
 from outcome import Error, Value
 
-from ._arguments import check_function, check_seconds, name_of
-from ._limits import DEFAULT_LIMIT, check_limit, check_not_held
-from ._nursery import BareNursery, raise_unchanged
-from ._policies import Collect, FailFast, Ledger, Settle, check_never_moves_on, open_ledger
-from ._run import AHEAD, Run, same_context
-from ._sources import Queue
+from ._core.arguments import check_function, check_seconds, name_of
+from ._core.exceptions import raise_unchanged
+from ._core.items import same_context
+from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
+from ._core.opening import NoPublicConstructor, OpensOnce, check_in_run, create
+from ._core.run import COMING, Run
+from ._core.sources import Queue
+from ._ledgers import Ledger, start_ledger
+from ._policies import FAIL_FAST, Collect, FailFast, Settle, check_never_moves_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,13 +34,11 @@ R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
-_FAIL_FAST = FailFast()
-
 
 def open_group(
     *,
     limit: float | trio.CapacityLimiter = DEFAULT_LIMIT,
-    policy: FailFast | Collect | Settle = _FAIL_FAST,
+    policy: FailFast | Collect | Settle = FAIL_FAST,
     item_timeout: float | None = None,
 ) -> AbstractAsyncContextManager[Group]:
     """Open a group: a nursery with a limit and a policy, whose jobs can start jobs.
@@ -75,14 +77,38 @@ def open_group(
             group.start_soon(crawl, "https://example.org")
     """
     check_limit(limit)
-    check_seconds(item_timeout, "item_timeout")
-    ledger = open_ledger(policy, (FailFast, Collect, Settle), "open_group", "job")
+    ledger = start_ledger(policy, (FailFast, Collect, Settle), "open_group", "job")
     check_never_moves_on(policy, "open_group")
+    check_seconds(item_timeout, "item_timeout")
     return _OpenGroup(ledger, limit, item_timeout)
 
 
+@attrs.define(eq=False)
+class _Job:
+    """A job, as the group and its handle see it."""
+
+    index: int  # how many jobs were submitted before
+    # What a worker needs to run it; dropped once it has run.
+    fn: Callable[..., Awaitable[Any]] | None
+    args: tuple[Any, ...]
+    context: contextvars.Context | None
+    # How it ended.
+    done: bool = False
+    outcome: Outcome[Any] | None = None  # None until done, and for one that was cancelled
+    waited_for: trio.Event | None = None  # set when it is done, if anything waits
+
+    def end(self, outcome: Outcome[Any] | None) -> None:
+        """Note how the job ended, and wake what waits for that."""
+        self.outcome = outcome
+        self.done = True
+        self.fn = self.context = None
+        self.args = ()
+        if self.waited_for is not None:
+            self.waited_for.set()
+
+
 @final
-class Handle(Generic[R_co]):
+class Handle(Generic[R_co], metaclass=NoPublicConstructor):
     """A job of a group, as `Group.start_soon` returns it.
 
     Attributes:
@@ -91,17 +117,27 @@ class Handle(Generic[R_co]):
             the job was cancelled.
     """
 
-    __slots__ = ("_done", "_waited_for", "index", "outcome")
+    __slots__ = ("__weakref__", "_job")
 
-    def __init__(self, index: int) -> None:
-        self.index: Final = index
-        self.outcome: Outcome[R_co] | None = None
-        self._done = False
-        self._waited_for: trio.Event | None = None
+    def __init__(self, job: _Job) -> None:
+        self._job = job
 
     def __repr__(self) -> str:
-        state = self.outcome or ("cancelled" if self._done else "not finished")
+        state = self.outcome or ("cancelled" if self._job.done else "not finished")
         return f"<trio_fanout.Handle of job {self.index}: {state}>"
+
+    @property
+    def index(self) -> int:
+        """How many jobs were submitted before this one."""
+        return self._job.index
+
+    @property
+    def outcome(self) -> Outcome[R_co] | None:
+        """An ``outcome.Value`` or ``outcome.Error`` when the job has finished.
+
+        None until then, and for good if the job was cancelled.
+        """
+        return self._job.outcome
 
     @property
     def value(self) -> R_co:
@@ -110,17 +146,18 @@ class Handle(Generic[R_co]):
         Raises:
             RuntimeError: the job has not finished, or was cancelled.
         """
-        if self.outcome is None:
-            msg = f"job {self.index} has no value: it {'was cancelled' if self._done else 'has not finished'}"
+        outcome = self._job.outcome
+        if outcome is None:
+            msg = f"job {self.index} has no value: it {'was cancelled' if self._job.done else 'has not finished'}"
             raise RuntimeError(msg)
-        if isinstance(self.outcome, Value):
-            value: R_co = self.outcome.value
+        if isinstance(outcome, Value):
+            value: R_co = outcome.value
             return value
-        assert isinstance(self.outcome, Error)
+        assert isinstance(outcome, Error)
         try:
-            raise_unchanged(self.outcome.error)
+            raise_unchanged(outcome.error)
         finally:
-            del self  # this frame is in the traceback of the error
+            del self, outcome  # this frame is in the traceback of the error
 
     async def wait(self) -> None:
         """Wait until the job is done, however it ended. It raises nothing on account of the job.
@@ -129,118 +166,158 @@ class Handle(Generic[R_co]):
         and so it is at any limit when all places are taken by jobs that wait. Shielded, it then waits even when the
         group is cancelled. To be cancelled while it waits does nothing to the job.
         """
-        if self._done:
+        if self._job.done:
             await trio.lowlevel.checkpoint()
             return
-        if self._waited_for is None:
-            self._waited_for = trio.Event()
-        await self._waited_for.wait()
-
-    def _end(self, outcome: Outcome[R_co] | None) -> None:
-        self.outcome = outcome
-        self._done = True
-        if self._waited_for is not None:
-            self._waited_for.set()
-
-
-class _Job:
-    """What a worker needs of a job, and nobody when it has run."""
-
-    __slots__ = ("args", "context", "fn", "handle")
-
-    def __init__(
-        self,
-        fn: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
-        context: contextvars.Context,
-        handle: Handle[Any],
-    ) -> None:
-        self.fn: Final = fn
-        self.args: Final = args
-        self.context: Final = context
-        self.handle: Final = handle
+        if self._job.waited_for is None:
+            self._job.waited_for = trio.Event()
+        await self._job.waited_for.wait()
 
 
 class _Jobs(Queue[_Job]):
-    """The queue of a group, in which each job brings the context that it is to see."""
+    """The jobs of a group: the source of its run, in which each job brings the context that it is to see, and the sink.
 
-    __slots__ = ("_last_context", "_last_fn", "_last_name", "_own_context", "over")
+    The sink tells the handles how their jobs ended, and the policy of failures.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_last_context", "_last_fn", "_last_name", "_ledger", "_running", "closing")
+    context_of = attrgetter("context")
+
+    def __init__(self, ledger: Ledger) -> None:
         super().__init__()
-        self._own_context: Final = contextvars.copy_context()
-        self._last_context = self._own_context
+        self._ledger = ledger
+        self._running: dict[int, _Job] = {}  # those that were taken and have not ended
+        self.closing = False  # the block has ended: only jobs may start jobs
+        self._last_context = self.context
         self._last_fn: object = None
         self._last_name = ""
-        self.over: bool = False  # the group has ended
+
+    # The source
 
     @property
-    def context(self) -> contextvars.Context:
-        """The context of the first job; with none left the group's own, which keeps alive nothing that a job did."""
-        return self._waiting[0][1].context if self._waiting else self._own_context
+    def open(self) -> bool:
+        """Whether jobs may still arrive."""
+        return not self.closing or bool(self._waiting) or bool(self._running)
+
+    def add(self, fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> _Job:
+        """Queue a job of the calling task."""
+        job = _Job(self.given, fn, args, self._current_context())
+        self.put(job)
+        return job
 
     def take(self) -> tuple[int, _Job] | None:
-        """The first job that nobody has taken yet."""
-        entry = super().take()
+        """Take the first job."""
         if not self._waiting:
-            self._last_context = self._own_context  # the variables of a job are kept no longer than the job
+            return None
+        index, job = entry = self._waiting.popleft()
+        self._running[index] = job
+        if not self._waiting:
+            self._last_context = self.context  # the variables of a job are kept no longer than the job
         return entry
 
-    def current_context(self) -> contextvars.Context:
+    def _current_context(self) -> contextvars.Context:
         """A copy of the context of the caller: one for all jobs that are submitted with the same variables."""
         context = contextvars.copy_context()
         if (len(context) or len(self._last_context)) and not same_context(context, self._last_context):
             self._last_context = context
         return self._last_context
 
-    def end(self) -> None:
-        """Take no more jobs, and let go of the last one's function, which often knows the group."""
-        self.over = True
-        self._last_fn = None
-
     def start(self, job: _Job) -> Awaitable[Any]:
         """Call the function of a job, and name the task after it."""
-        if job.fn is not self._last_fn:
-            self._last_fn = job.fn
-            self._last_name = f"open_group({name_of(job.fn)})"
+        fn = job.fn
+        assert fn is not None
+        if fn is not self._last_fn:
+            self._last_fn = fn
+            self._last_name = f"open_group({name_of(fn)})"
         trio.lowlevel.current_task().name = self._last_name
-        return job.fn(*job.args)
+        return fn(*job.args)
 
+    def end(self) -> None:
+        """End the jobs that Ctrl-C has left without an end, and drop the last function, which often knows the group."""
+        for job in self._running.values():
+            job.end(None)
+        self._running.clear()
+        self._last_fn = None
+        self._ledger.clear()  # the handles have what there is
 
-class _Outcomes:
-    """The sink of a group: tells the handles, and of failures the policy."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger: Final = ledger
+    # The sink
 
     def succeeded(self, index: int, job: _Job, value: object, /) -> None:
-        job.handle._end(Value(value))
+        """Tell the handle."""
+        job.end(Value(value))
+        del self._running[index]
 
-    def failed(self, index: int, job: _Job, exc: Exception, /, *, secondary: bool) -> object:
-        job.handle._end(Error(exc))
-        return self._ledger.failed(index, job, exc, secondary=secondary)
+    def failed(self, index: int, job: _Job, exc: Exception, /, *, secondary: bool) -> str | None:
+        """Tell the handle, and the policy if the failure does not stay with the handle."""
+        job.end(Error(exc))
+        del self._running[index]
+        if self._ledger.hands_over_failures:
+            return None
+        return self._ledger.failed(index, None, exc, secondary=secondary)
 
     def cancelled(self, index: int, job: _Job, /) -> None:
-        job.handle._end(None)
+        """Tell the handle."""
+        job.end(None)
+        self._running.pop(index, None)  # not there if it was never taken
+
+    def label(self, index: int, /) -> str:
+        """What a job is called in messages."""
+        return self._ledger.label(index)
+
+    def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
+        """Choose what the group raises. Its jobs may be cancelled: the handles tell."""
+        return self._ledger.conclude(leaving, started, complete=True)
 
 
 @final
-class Group:
+@attrs.frozen
+class GroupStatistics:
+    """What a group is doing, as `Group.statistics` gives it.
+
+    Attributes:
+        queued: how many jobs were submitted and have not started.
+        running: how many jobs are at work.
+    """
+
+    queued: int
+    running: int
+
+
+@final
+class Group(metaclass=NoPublicConstructor):
     """What `open_group` gives to its block: a nursery with a limit and a policy, whose jobs can start jobs.
 
     It may be used by the block and by the jobs, until the last of them has ended.
     """
 
-    def __init__(self, run: Run[_Job, Any], jobs: _Jobs, cancel_scope: trio.CancelScope) -> None:
-        self._run: Final = run
-        self._jobs: Final = jobs
-        self._cancel_scope: Final = cancel_scope
+    def __init__(self, run: Run[_Job, Any], jobs: _Jobs, limiter: trio.CapacityLimiter) -> None:
+        self._run = run
+        self._jobs = jobs
+        self._limiter = limiter
+        self._cancel_scope = run.cancel_scope
+        self._trio_token = trio.lowlevel.current_trio_token()
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        return (
+            f"<trio_fanout.Group, {'open' if self._jobs.open else 'ended'}: {now.queued} queued, {now.running} running>"
+        )
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
         """The scope around the block and all jobs. To cancel it ends the group without an error."""
         return self._cancel_scope
 
+    @property
+    def limiter(self) -> trio.CapacityLimiter:
+        """The limiter that drives the group: the one that was passed, or its own.
+
+        To change its `total_tokens` turns the group down or up while it goes on, no later than when the next job
+        finishes; 0 pauses it.
+        """
+        return self._limiter
+
+    @trio.lowlevel.enable_ki_protection
     def start_soon(self, fn: Callable[[Unpack[Ts]], Awaitable[R]], *args: *Ts) -> Handle[R]:
         """Queue a job, and return at once.
 
@@ -256,39 +333,57 @@ class Group:
 
         Raises:
             TypeError: `fn` is no function.
-            RuntimeError: the group is over.
+            RuntimeError: the group is over, or this is called from another thread.
         """
         check_function(fn)
-        if self._jobs.over:
+        check_in_run(self._trio_token, "start_soon()")
+        if not self._jobs.open:
             msg = "start_soon() after the end of the group: no job can be started any more"
             raise RuntimeError(msg)
-        handle: Handle[R] = Handle(self._jobs.given)
-        self._jobs.put(_Job(fn, args, self._jobs.current_context(), handle))
+        handle: Handle[R] = create(Handle, self._jobs.add(fn, args))
         if self._run.stopped:
-            self._run.drop()
+            self._run.discard()
         else:
-            self._run.hire(AHEAD)
+            self._run.start_workers(COMING)
         return handle
 
+    def statistics(self) -> GroupStatistics:
+        """What the group is doing now.
 
-class _OpenGroup:
+        Returns:
+            A frozen `GroupStatistics`.
+        """
+        running = self._run.running()
+        return GroupStatistics(queued=int(self._jobs.ready()) + self._run.unfinished() - running, running=running)
+
+
+class _OpenGroup(OpensOnce):
     """The context manager that `open_group` returns."""
 
+    opener: ClassVar[str] = "open_group"
+
     def __init__(self, ledger: Ledger, limit: float | trio.CapacityLimiter, item_timeout: float | None) -> None:
-        self._ledger: Final = ledger
-        self._limit: Final = limit
-        self._item_timeout: Final = item_timeout
+        self._ledger = ledger
+        self._limit = limit
+        self._item_timeout = item_timeout
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Group:
+        self.note_entry()
         check_not_held(self._limit)
-        self._jobs = _Jobs()
-        sink = _Outcomes(self._ledger)
-        self._run = Run(self._jobs.start, self._jobs, sink, self._limit, self._item_timeout, "open_group")
-        self._bare = BareNursery(functools.partial(self._ledger.conclude, self._run))
-        nursery = await self._bare.__aenter__()
-        self._run.start(nursery)
-        return Group(self._run, self._jobs, nursery.cancel_scope)
+        tokens = Tokens(self._limit)
+        self._jobs = _Jobs(self._ledger)
+        self._run: Run[_Job, Any] = Run(
+            self._jobs.start,
+            self._jobs,
+            self._jobs,
+            tokens,
+            "open_group",
+            item_timeout=self._item_timeout,
+            limiter_shown=True,
+        )
+        await self._run.__aenter__()
+        return create(Group, self._run, self._jobs, tokens.limiter)
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(
@@ -297,13 +392,11 @@ class _OpenGroup:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> bool:
-        if exc is None:
-            self._run.close()  # workers that find no job leave; jobs may still start jobs
-        else:
-            self._run.cancel()
+        self._jobs.closing = True
+        if exc is None and not self._jobs.open:
+            self._run.source_ended()
         try:
-            return await self._bare.__aexit__(etype, exc, tb)
+            return await self._run.__aexit__(etype, exc, tb)
         finally:
             self._jobs.end()
-            self._ledger.clear()  # the handles have them
             del exc, tb  # this frame is in the traceback of each Cancelled, which may be part of a chain

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
 
-from ._arguments import check_function, check_functions, check_iterable, check_seconds, name_of
-from ._drive import drive
-from ._limits import DEFAULT_LIMIT, check_limit, check_not_held
-from ._policies import Collect, FailFast, FirstSuccess, Ledger, Settle, open_ledger
-from ._run import Run
-from ._sources import FedQueue, Pull, is_async
+from ._core.arguments import check_function, check_functions, check_iterable, check_seconds, name_of
+from ._core.feeding import run_all
+from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
+from ._core.run import Run
+from ._core.sources import FedQueue, Pull, is_async
+from ._ledgers import Ledger, start_ledger
+from ._policies import FAIL_FAST, Collect, FailFast, FirstSuccess, Settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 
     from outcome import Outcome
 
-    from ._run import Sink
+    from ._core.run import Sink
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-_FAIL_FAST = FailFast()
 
 
 @overload
@@ -59,7 +57,7 @@ async def map(
     items: Iterable[T] | AsyncIterable[T],
     *,
     limit: float | trio.CapacityLimiter = DEFAULT_LIMIT,
-    policy: FailFast | Collect | Settle | FirstSuccess = _FAIL_FAST,
+    policy: FailFast | Collect | Settle | FirstSuccess = FAIL_FAST,
     item_timeout: float | None = None,
 ) -> Any:
     """Run an async function on many items, at most `limit` at once, and give back the results by index.
@@ -106,8 +104,8 @@ async def map(
         pages = await fanout.map(fetch, urls, limit=20)
     """
     check_function(fn)
-    ledger = open_ledger(policy, (FailFast, Collect, Settle, FirstSuccess), "map")
-    return await _drive(fn, items, ledger, ledger, limit, item_timeout, f"map({name_of(fn)})")
+    ledger = start_ledger(policy, (FailFast, Collect, Settle, FirstSuccess), "map")
+    return await _run(fn, items, ledger, ledger, limit, item_timeout, f"map({name_of(fn)})")
 
 
 async def do(
@@ -115,7 +113,7 @@ async def do(
     items: Iterable[T] | AsyncIterable[T],
     *,
     limit: float | trio.CapacityLimiter = DEFAULT_LIMIT,
-    policy: FailFast | Collect = _FAIL_FAST,
+    policy: FailFast | Collect = FAIL_FAST,
     item_timeout: float | None = None,
 ) -> None:
     """Run an async function on many items, at most `limit` at once, and keep nothing.
@@ -139,8 +137,8 @@ async def do(
         await fanout.do(save, pages, limit=4)
     """
     check_function(fn)
-    ledger = open_ledger(policy, (FailFast, Collect), "do")
-    await _drive(fn, items, Forget(ledger), ledger, limit, item_timeout, f"do({name_of(fn)})")
+    ledger = start_ledger(policy, (FailFast, Collect), "do")
+    await _run(fn, items, _Discard(ledger), ledger, limit, item_timeout, f"do({name_of(fn)})")
 
 
 @overload
@@ -175,7 +173,7 @@ async def fan_out(
     value: T,
     *,
     limit: float | trio.CapacityLimiter = DEFAULT_LIMIT,
-    policy: FailFast | Collect | Settle | FirstSuccess = _FAIL_FAST,
+    policy: FailFast | Collect | Settle | FirstSuccess = FAIL_FAST,
     item_timeout: float | None = None,
 ) -> Any:
     """Run many async functions on one value, at most `limit` at once, and give back the results by index.
@@ -199,7 +197,7 @@ async def fan_out(
 
         exact, semantic, judged = await fanout.fan_out([find_exact, find_semantic, judge], question)
     """
-    ledger = open_ledger(policy, (FailFast, Collect, Settle, FirstSuccess), "fan_out")
+    ledger = start_ledger(policy, (FailFast, Collect, Settle, FirstSuccess), "fan_out")
     check_iterable(fns, "fns", "an iterable of async functions")
     fns = list(fns)
     check_functions(fns, "fns")
@@ -208,23 +206,25 @@ async def fan_out(
         trio.lowlevel.current_task().name = f"fan_out({name_of(fn)})"
         return fn(value)
 
-    return await _drive(call, fns, ledger, ledger, limit, item_timeout, "fan_out")
+    return await _run(call, fns, ledger, ledger, limit, item_timeout, "fan_out")
 
 
-class Forget:
+class _Discard:
     """A sink that keeps no results."""
 
-    __slots__ = ("cancelled", "failed")
+    __slots__ = ("cancelled", "conclude", "failed", "label")
 
     def __init__(self, ledger: Ledger) -> None:
         self.failed = ledger.failed
         self.cancelled = ledger.cancelled
+        self.label = ledger.label
+        self.conclude = ledger.conclude
 
     def succeeded(self, index: int, item: object, value: object, /) -> None:
         pass
 
 
-async def _drive(
+async def _run(
     fn: Callable[[T], Awaitable[R]],
     items: Iterable[T] | AsyncIterable[T],
     sink: Sink[T, R],
@@ -238,10 +238,10 @@ async def _drive(
     It is a checkpoint: the first worker looks for a cancellation, as does who reads an async source, and the nursery
     lets other tasks run.
     """
-    check_seconds(item_timeout, "item_timeout")
     check_limit(limit)
-    check_not_held(limit)
+    check_seconds(item_timeout, "item_timeout")
     source: Pull[T] | FedQueue[T] = FedQueue(items) if is_async(items) else Pull(items)
-    run = Run(fn, source, sink, limit, item_timeout, name)
-    await drive(run, source, functools.partial(ledger.conclude, run), ledger.move_on_after)
-    return ledger.value(source.count(run.taken), run.was_started)
+    check_not_held(limit)
+    run = Run(fn, source, sink, Tokens(limit), name, item_timeout=item_timeout, move_on_after=ledger.move_on_after)
+    await run_all(run, source)
+    return ledger.result(source.count(run.taken), run.was_started)

@@ -1,32 +1,15 @@
 """What a failure does, and what a call gives back.
 
-A policy is frozen, and may serve any number of runs. Each run opens a `Ledger` by it, which keeps what happened and
-tells what follows from it.
+A policy is frozen, and may serve any number of runs. Each run starts a ledger by it (`_ledgers`).
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+from typing import final
 
 import attrs
-import trio
-from outcome import Error, Outcome, Value
 
-from ._arguments import check_count, check_seconds, got
-from ._errors import FanOutError, Unfinished
-from ._nursery import chain, chain_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
-
-    from ._run import Run
-
-SHOWN_FAILURES = 10
-"""How many other failures are told of, a line each, in the notes of the one that `FailFast` raises."""
-
-SHOWN_MESSAGE = 80
-"""How many characters of their messages."""
+from ._core.arguments import check_count, check_seconds, describe
 
 
 def _seconds_or_none(_: object, field: attrs.Attribute[float | None], value: object) -> None:
@@ -116,182 +99,16 @@ class FirstSuccess:
     """
 
 
-class Ledger:
-    """What has happened in one run, and what follows from it: the sink of `map`, and a part of those of other calls."""
-
-    outranks_cancellation: ClassVar[bool] = True
-    """Whether failures are raised even where the run was cancelled from outside: a time-out never hides an error."""
-
-    move_on_after: float | None = None
-    """After how many seconds the run is cancelled."""
-
-    def __init__(self, policy: object, noun: str, names: Sequence[Hashable] | None) -> None:
-        self.results: dict[int, Any] = {}
-        self.failures: dict[int, Exception] = {}
-        self._noun: Final = noun
-        self._names: Final = names
-
-    def name(self, index: int) -> Any:
-        """What an item is called in what is raised and given back: by its index, or by its name if it has one."""
-        return index if self._names is None else self._names[index]
-
-    def succeeded(self, index: int, item: object, value: object, /) -> object:
-        """Keep a result. True ends the run."""
-        self.results[index] = value
-        return False
-
-    def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> object:
-        """Keep a failure. True ends the run."""
-        self.failures[index] = exc
-        return False
-
-    def cancelled(self, index: int, item: object, /) -> None:
-        """Nothing: what has no outcome is found at the end."""
-
-    def error(self, total: int) -> Exception | None:
-        """What the run raises for its failures, given how many items were started."""
-        return self.group(total)
-
-    def group(self, total: int) -> FanOutError | None:
-        """All failures, if there are any."""
-        if not self.failures:
-            return None
-        failures = {self.name(index): exc for index, exc in sorted(self.failures.items())}
-        results = {self.name(index): value for index, value in sorted(self.results.items())}
-        return FanOutError(failures, results, total)
-
-    def conclude(self, run: Run[Any, Any], leaving: BaseException | None) -> BaseException | None:
-        """What leaves the run, from which `leaving` would, if it were not for its failures."""
-        if leaving is None:  # not `or`, here and below: an exception may be false
-            leaving = run.take_stray()
-        if not self.failures:
-            return leaving
-        total = run.started() if self._names is None else len(self._names)
-        outcome: BaseException | None
-        if leaving is None:
-            outcome = self.error(total)
-        elif isinstance(leaving, trio.Cancelled):
-            error = self.error(total) if self.outranks_cancellation else None
-            outcome = leaving if error is None else error
-        else:
-            outcome = leaving
-            if self.error(total) is not leaving:  # it is where the block of a group asks for the value of a failed job
-                links = set(map(id, chain_of(leaving)))
-                self.failures = {index: exc for index, exc in self.failures.items() if id(exc) not in links}
-                if group := self.group(total):
-                    chain(leaving, group)
-        if outcome is not None:
-            self.clear()
-        return outcome
-
-    def clear(self) -> None:
-        """Forget all: a failure's traceback leads here, and so must not be found here."""
-        self.failures = {}
-        self.results = {}
-
-    def value(self, count: int, was_started: Callable[[int], bool]) -> Any:
-        """What the call gives back, given how many items there are and which of them were started."""
-        return list(map(self.results.__getitem__, range(len(self.results))))  # nothing failed: all are there
+FAIL_FAST = FailFast()
+"""The policy where none is given."""
 
 
-class FailFastLedger(Ledger):
-    _primary: int | None = None  # the lowest index of those that did not come out of the cancellation
-
-    def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> object:
-        self.failures[index] = exc
-        if not secondary and (self._primary is None or index < self._primary):
-            self._primary = index
-        return True
-
-    def _label(self, index: int) -> str:
-        return f"{self._noun} {self.name(index)!r}"
-
-    def error(self, total: int) -> Exception | None:
-        index = min(self.failures) if self._primary is None else self._primary
-        exc = self.failures[index]
-        others = sorted(self.failures.items())
-        _add_note(exc, self._label(index))
-        for other, other_exc in [entry for entry in others if entry[0] != index][:SHOWN_FAILURES]:
-            _add_note(exc, f"{self._label(other)} also failed: {_in_a_line(other_exc)}")
-        if len(others) - 1 > SHOWN_FAILURES:
-            _add_note(exc, f"and {len(others) - 1 - SHOWN_FAILURES} more")
-        return exc
-
-
-class CollectLedger(Ledger):
-    def __init__(self, policy: Collect, noun: str, names: Sequence[Hashable] | None) -> None:
-        super().__init__(policy, noun, names)
-        self._max_failures: Final = math.inf if policy.max_failures is None else policy.max_failures
-
-    def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> object:
-        self.failures[index] = exc
-        return len(self.failures) >= self._max_failures
-
-
-class SettleLedger(Ledger):
-    outranks_cancellation = False
-
-    def __init__(self, policy: Settle, noun: str, names: Sequence[Hashable] | None) -> None:
-        super().__init__(policy, noun, names)
-        self.move_on_after = policy.move_on_after
-
-    def error(self, total: int) -> Exception | None:
-        return None
-
-    def value(self, count: int, was_started: Callable[[int], bool]) -> Any:
-        outcomes = [self._outcome(index, was_started) for index in range(count)]
-        self.clear()
-        return outcomes
-
-    def _outcome(self, index: int, was_started: Callable[[int], bool]) -> Outcome[Any]:
-        if index in self.results:
-            return Value(self.results[index])
-        if index in self.failures:
-            return Error(self.failures[index])
-        return Error(Unfinished(self.name(index), was_started(index)))
-
-
-class FirstSuccessLedger(Ledger):
-    outranks_cancellation = False
-
-    def succeeded(self, index: int, item: object, value: object, /) -> object:
-        if not self.results:  # others may succeed while they are cancelled
-            self.results[index] = value
-        return True
-
-    def group(self, total: int) -> FanOutError | None:
-        return None if self.results else super().group(total)
-
-    def value(self, count: int, was_started: Callable[[int], bool]) -> Any:
-        for value in self.results.values():
-            self.clear()
-            return value
-        msg = "FirstSuccess() takes at least one item, got none: there is no result to give back"
-        raise ValueError(msg)
-
-
-_LEDGERS: Final[dict[type, Any]] = {
-    FailFast: FailFastLedger,
-    Collect: CollectLedger,
-    Settle: SettleLedger,
-    FirstSuccess: FirstSuccessLedger,
-}
-
-
-def open_ledger(
-    policy: object,
-    allowed: tuple[type, ...],
-    caller: str,
-    noun: str = "item",
-    names: Sequence[Hashable] | None = None,
-) -> Ledger:
-    """The ledger of a run under `policy`, which must be an instance of one of the `allowed` classes."""
+def check_policy(policy: object, allowed: tuple[type, ...], caller: str) -> None:
+    """Raise `TypeError` unless `policy` is an instance of one of the `allowed` classes."""
     if not isinstance(policy, allowed):
         *others, last = [f"{cls.__name__}()" for cls in allowed]
-        msg = f"policy of {caller} must be {', '.join(others)} or {last}, got {got(policy)}"
+        msg = f"policy of {caller} must be {', '.join(others)} or {last}, got {describe(policy)}"
         raise TypeError(msg)
-    ledger: Ledger = _LEDGERS[type(policy)](policy, noun, names)
-    return ledger
 
 
 def check_never_moves_on(policy: object, caller: str) -> None:
@@ -299,18 +116,3 @@ def check_never_moves_on(policy: object, caller: str) -> None:
     if isinstance(policy, Settle) and policy.move_on_after is not None:
         msg = f"policy of {caller} must be Settle() without move_on_after, got move_on_after={policy.move_on_after!r}"
         raise TypeError(msg)
-
-
-def _add_note(exc: Exception, note: str) -> None:
-    try:
-        exc.add_note(note)
-    except Exception:  # noqa: BLE001, S110
-        pass  # a frozen class, say: the exception matters, the note does not
-
-
-def _in_a_line(exc: Exception) -> str:
-    try:
-        message = " ".join(str(exc).split())
-    except Exception:  # noqa: BLE001
-        message = "(its message cannot be printed)"
-    return type(exc).__name__ + (f": {message[:SHOWN_MESSAGE]}" if message else "")

@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ._adapters import check_blocking, named_like
-from ._arguments import name_of
+from ._core.arguments import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

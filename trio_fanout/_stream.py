@@ -9,19 +9,24 @@ from __future__ import annotations
 import functools
 from collections import deque
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, NoReturn, TypeVar, final, overload
 
+import attrs
 import trio
 from outcome import Error, Value
 
-from ._arguments import check_function, check_seconds, name_of
-from ._drive import drive
-from ._limits import DEFAULT_LIMIT, check_limit, check_not_held
-from ._nursery import BareNursery, chain, raise_unchanged
-from ._policies import Collect, FailFast, Ledger, Settle, check_never_moves_on, open_ledger
-from ._run import SLICE, Run
-from ._sources import is_async
-from ._window import Window, WindowedPull, WindowedQueue, check_buffer
+from ._core.arguments import check_function, check_seconds, name_of
+from ._core.exceptions import chain, raise_unchanged
+from ._core.feeding import run_all
+from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
+from ._core.nursery import SingleExceptionNursery, leave
+from ._core.opening import NoPublicConstructor, OpensOnce, check_in_run, create
+from ._core.run import Run
+from ._core.slices import Slice
+from ._core.sources import is_async
+from ._core.windows import Window, WindowedPull, WindowedQueue, check_buffer
+from ._ledgers import Ledger, start_ledger
+from ._policies import FAIL_FAST, Collect, FailFast, Settle, check_never_moves_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
@@ -29,16 +34,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from outcome import Outcome
-    from trio.lowlevel import Abort, RaiseCancelT, Task
 
-    from ._sources import Source
+    from ._core.sources import Source
 
 T = TypeVar("T")
 R = TypeVar("R")
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
-
-_FAIL_FAST = FailFast()
 
 
 class Completed(NamedTuple, Generic[ItemT, ValueT]):
@@ -79,7 +81,7 @@ def stream(
     items: Iterable[T] | AsyncIterable[T],
     *,
     limit: float | trio.CapacityLimiter = DEFAULT_LIMIT,
-    policy: FailFast | Collect | Settle = _FAIL_FAST,
+    policy: FailFast | Collect | Settle = FAIL_FAST,
     item_timeout: float | None = None,
     ordered: bool = True,
     buffer: float | None = None,
@@ -127,88 +129,133 @@ def stream(
         functools.partial(WindowedQueue, items) if is_async(items) else functools.partial(WindowedPull, items)
     )
     check_limit(limit)
+    ledger = start_ledger(policy, (FailFast, Collect, Settle), "stream")
+    check_never_moves_on(policy, "stream")
     check_seconds(item_timeout, "item_timeout")
     check_buffer(buffer)
-    ledger = open_ledger(policy, (FailFast, Collect, Settle), "stream")
-    check_never_moves_on(policy, "stream")
-    window = Window(limit, buffer)
-    results: _Buffer[T] = _Buffer(ledger, window, policy, ordered=ordered)
-    return _Stream(fn, make_source, results, limit, item_timeout)
+    return _Stream(fn, make_source, ledger, limit, item_timeout, ordered, buffer)
 
 
-class _Buffer(Generic[T]):
-    """The results on their way from the workers to the reader: the sink of the run."""
+@final
+@attrs.frozen
+class ResultStatistics:
+    """What a stream is doing, as `ResultChannel.statistics` gives it.
 
-    def __init__(self, ledger: Ledger, window: Window, policy: object, *, ordered: bool) -> None:
-        self.ledger: Final = ledger
-        self.window: Final = window
-        self._settle: Final = isinstance(policy, Settle)
-        # What waits for an item that never comes is given out at the end, except where it should have no gaps.
-        self._fail_fast: Final = isinstance(policy, FailFast)
-        self._ordered: Final = ordered
-        self._next = 0  # the index that is due
-        self._early: dict[int, Completed[T, Any] | None] = {}  # results not yet due, None for an item that has none
-        self.ready: Final[deque[Completed[T, Any]]] = deque()
-        self.over: bool = False  # no result will be added
-        self._reader: Task | None = None
+    Attributes:
+        running: how many items are at work.
+        ready: how many results `ResultChannel.receive` would give at once.
+        outstanding: how many items were taken from the source and not yet handed over.
+        stopped: whether `ResultChannel.stop`, a failure or the end of the block has ended the stream.
+    """
+
+    running: int
+    ready: int
+    outstanding: int
+    stopped: bool
+
+
+@attrs.define(eq=False)
+class _Results(Generic[T]):
+    """What the parts of a stream share: the results on their way from the workers to the reader. The sink of the run."""
+
+    ledger: Ledger
+    window: Window
+    ordered: bool
+    ready: deque[Completed[T, Any]] = attrs.field(factory=deque)  # results for the reader, in its order
+    early: dict[int, Completed[T, Any] | None] = attrs.field(factory=dict)  # not yet due; None for one without a result
+    due: int = 0  # the index that is due next, if ordered
+    reader: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)  # while nothing is ready
+    over: bool = False  # no result will be added
+    winding_down: bool = False  # by `stop`
+    closed: bool = False  # by `aclose`, the end of the block, or what is no Exception
+    error: Exception | None = None  # what the iteration ends with, until it is raised
 
     def succeeded(self, index: int, item: T, value: object, /) -> None:
-        """Keep a result for the reader."""
-        self._add(index, Completed(index, item, Value(value) if self._settle else value))
+        """Add a result for the reader."""
+        self._add(index, Completed(index, item, Value(value) if self.ledger.hands_over_failures else value))
 
-    def failed(self, index: int, item: T, exc: Exception, /, *, secondary: bool) -> object:
-        """Keep a failure, for the end of the iteration or, under `Settle`, as a result."""
-        cancels = self.ledger.failed(index, item, exc, secondary=secondary)
-        if self._settle:
+    def failed(self, index: int, item: T, exc: Exception, /, *, secondary: bool) -> str | None:
+        """Add a failure as a result, or keep it for the end of the iteration."""
+        if self.ledger.hands_over_failures:
             self._add(index, Completed(index, item, Error(exc)))
-        else:
-            self.window.out -= 1  # it will not be handed over
-            if not self._fail_fast:
-                self._add(index, None)
-        return cancels
+            return None
+        reason = self.ledger.failed(index, item, exc, secondary=secondary)
+        self.window.free()  # it will not be handed over
+        if self.ledger.skips_gaps:
+            self._add(index, None)
+        return reason
 
     def cancelled(self, index: int, item: T, /) -> None:
-        """Nothing: there is nothing to hand over."""
+        """Add nothing: there is nothing to hand over."""
+
+    def label(self, index: int, /) -> str:
+        """What an item is called in messages."""
+        return self.ledger.label(index)
+
+    def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
+        """Choose what the iteration ends with. One that was wound down or closed need not be complete."""
+        return self.ledger.conclude(leaving, started, complete=complete or self.winding_down or self.closed)
 
     def finish(self) -> None:
         """Let the reader have what is left, and then the end."""
-        if not self._fail_fast:
+        if self.ledger.skips_gaps:
             # Items that were cancelled left gaps.
-            for index in sorted(self._early):
-                self._give(self._early[index])
-        self._early.clear()
+            for index in sorted(self.early):
+                self._give(self.early[index])
+        self.early.clear()
         self.over = True
+        if self.closed:
+            self.ready.clear()
         self.wake()
 
-    @trio.lowlevel.enable_ki_protection
-    async def wait(self) -> None:
-        """Sleep until there is something for the reader."""
-        self._reader = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+    def close(self) -> None:
+        """Drop the results that were not read."""
+        self.closed = True
+        self.ready.clear()
+        self.wake()
 
-    def _stop_waiting(self, _: RaiseCancelT) -> Abort:
-        self._reader = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    @trio.lowlevel.enable_ki_protection
     def wake(self) -> None:
         """Have the reader look, if it sleeps."""
-        if self._reader is not None:
-            trio.lowlevel.reschedule(self._reader)
-            self._reader = None
+        if self.reader:
+            self.reader.unpark()
+
+    def has_news(self) -> bool:
+        """Whether there is something for the reader: a result, or the end."""
+        return bool(self.ready) or self.over or self.closed
+
+    def raise_end(self) -> NoReturn:
+        """Raise what the iteration ends with."""
+        if self.error is None or isinstance(self.error, (trio.EndOfChannel, StopAsyncIteration)):
+            # A failure that a reader would take for the end is left for the end of the block to raise.
+            raise trio.EndOfChannel
+        error, self.error = self.error, None  # raised once, and without a cycle through this frame
+        try:
+            raise_unchanged(error)
+        finally:
+            del error
+
+    def conclude_block(self, leaving: BaseException | None) -> BaseException | None:
+        """Choose what the block raises: a failure that was never handed over, over a cancellation too."""
+        error, self.error = self.error, None
+        if error is None:
+            return leaving
+        if leaving is None or isinstance(leaving, trio.Cancelled):
+            return error
+        chain(leaving, error)
+        return leaving
 
     def _add(self, index: int, completed: Completed[T, Any] | None) -> None:
-        if not self._ordered:
+        if not self.ordered:
             self._give(completed)
-        elif index != self._next:
-            self._early[index] = completed
+        elif index != self.due:
+            self.early[index] = completed
             return
         else:
             self._give(completed)
-            self._next += 1
-            while self._next in self._early:
-                self._give(self._early.pop(self._next))
-                self._next += 1
+            self.due += 1
+            while self.due in self.early:
+                self._give(self.early.pop(self.due))
+                self.due += 1
         self.wake()
 
     def _give(self, completed: Completed[T, Any] | None) -> None:
@@ -217,20 +264,35 @@ class _Buffer(Generic[T]):
 
 
 @final
-class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]]):
+class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass=NoPublicConstructor):
     """The results of a `stream`, which makes it: a `trio.abc.ReceiveChannel` of `Completed` tuples.
 
     It can be iterated over with ``async for``, and given to whatever reads a channel. One task reads at a time. It is
     closed when the block of the stream is left.
     """
 
-    def __init__(self, run: Run[ItemT, Any], buffer: _Buffer[ItemT]) -> None:
-        self._run: Final = run
-        self._buffer: Final = buffer
-        self._error: Exception | None = None  # what the iteration ends with, until it is raised
-        self._closed = False
-        self._reading = False
-        self._yield_at = perf_counter() + SLICE
+    def __init__(self, run: Run[ItemT, Any], results: _Results[ItemT], limiter: trio.CapacityLimiter) -> None:
+        self._run = run
+        self._results = results
+        self._limiter = limiter
+        self._reading = False  # a task is in `receive`
+        self._slice = Slice()
+        self._slice.begin()
+        self._trio_token = trio.lowlevel.current_trio_token()
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        state = "closed" if self._results.closed else "stopped" if now.stopped else "open"
+        return f"<trio_fanout.ResultChannel, {state}: {now.running} running, {now.ready} ready>"
+
+    @property
+    def limiter(self) -> trio.CapacityLimiter:
+        """The limiter that drives the stream: the one that was passed, or its own.
+
+        To change its `total_tokens` turns the stream down or up while it goes on, no later than when the next item
+        finishes; 0 pauses it.
+        """
+        return self._limiter
 
     async def receive(self) -> Completed[ItemT, ValueT]:
         """Wait for the next result.
@@ -250,33 +312,29 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]]):
         if self._reading:
             msg = "another task is reading the results"
             raise trio.BusyResourceError(msg)
-        buffer = self._buffer
+        results = self._results
         self._reading = True
         try:
-            if not self._has_news():
-                while not self._has_news():
-                    await buffer.wait()
-                self._yield_at = perf_counter() + SLICE
-            elif buffer.ready and perf_counter() < self._yield_at:
+            if not results.has_news():
+                while not results.has_news():
+                    await results.reader.park()
+                self._slice.begin()
+            elif results.ready and perf_counter() < self._slice.end:
                 await trio.lowlevel.checkpoint_if_cancelled()
             else:
-                await trio.lowlevel.checkpoint()
-                self._yield_at = perf_counter() + SLICE
+                await self._slice.next()
         finally:
             self._reading = False
-        if self._closed:
+        if results.closed:
             # Where that is because of a cancellation that this task can see, it should see it.
             await trio.lowlevel.checkpoint_if_cancelled()
             raise trio.ClosedResourceError
-        if not buffer.ready:
-            self._raise_end()
+        if not results.ready:
+            results.raise_end()
         # Nothing waits from here on: a cancelled call has lost no result.
-        buffer.window.out -= 1
-        self._run.look_again()
-        return buffer.ready.popleft()
-
-    def _has_news(self) -> bool:
-        return bool(self._buffer.ready) or self._buffer.over or self._closed
+        results.window.free()
+        self._run.room_freed()
+        return results.ready.popleft()
 
     def stop(self) -> None:
         """Start no further item; those in flight finish and are handed over, and then the iteration ends.
@@ -286,7 +344,12 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]]):
 
         This is the way to wind down without losing work, from a task that waits for Ctrl-C, say. To do it again does
         nothing.
+
+        Raises:
+            RuntimeError: called from another thread.
         """
+        check_in_run(self._trio_token, "stop()")
+        self._results.winding_down = True
         self._run.stop()
 
     async def aclose(self) -> None:
@@ -294,83 +357,80 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]]):
 
         It does not wait for them: leaving the block does. Always a checkpoint.
         """
-        self._close()
+        self._results.close()
+        self._run.cancel("the channel was closed")
         await trio.lowlevel.checkpoint()
 
-    def _close(self) -> None:
-        self._closed = True
-        self._run.cancel()
-        self._buffer.ready.clear()
-        self._buffer.wake()
+    def statistics(self) -> ResultStatistics:
+        """What the stream is doing now.
 
-    def _raise_end(self) -> NoReturn:
-        if self._error is None or isinstance(self._error, (trio.EndOfChannel, StopAsyncIteration)):
-            # A failure that a reader would take for the end is left for the end of the block to raise.
-            raise trio.EndOfChannel
-        error, self._error = self._error, None  # raised once, and without a cycle through this frame
-        try:
-            raise_unchanged(error)
-        finally:
-            del error
-
-    def _conclude(self, leaving: BaseException | None) -> BaseException | None:
-        """What leaves the block: a failure that nobody has seen, over a cancellation too."""
-        error, self._error = self._error, None
-        stray = self._run.take_stray()
-        if leaving is None:
-            leaving = stray
-        if error is None:
-            return leaving
-        if leaving is None or isinstance(leaving, trio.Cancelled):
-            return error
-        chain(leaving, error)
-        return leaving
+        Returns:
+            A frozen `ResultStatistics`.
+        """
+        return ResultStatistics(
+            running=self._run.running(),
+            ready=len(self._results.ready),
+            outstanding=self._results.window.outstanding,
+            stopped=self._run.stopped,
+        )
 
 
-class _Stream(Generic[T, R]):
+class _Stream(OpensOnce, Generic[T, R]):
     """The context manager that `stream` returns: a class, because no generator should yield inside a nursery."""
+
+    opener: ClassVar[str] = "stream"
 
     def __init__(
         self,
         fn: Callable[[T], Awaitable[R]],
         make_source: Callable[[Window], Source[T]],
-        buffer: _Buffer[T],
+        ledger: Ledger,
         limit: float | trio.CapacityLimiter,
         item_timeout: float | None,
+        ordered: bool,  # noqa: FBT001
+        buffer: float | None,
     ) -> None:
-        self._fn: Final = fn
-        self._make_source: Final = make_source
-        self._buffer: Final = buffer
-        self._limit: Final = limit
-        self._item_timeout: Final = item_timeout
+        self._fn = fn
+        self._make_source = make_source
+        self._ledger = ledger
+        self._limit = limit
+        self._item_timeout = item_timeout
+        self._ordered = ordered
+        self._buffer = buffer
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> ResultChannel[T, Any]:
+        self.note_entry()
         check_not_held(self._limit)
-        self._source = self._make_source(self._buffer.window)
+        tokens = Tokens(self._limit)
+        window = Window(tokens, self._buffer)
+        self._results: _Results[T] = _Results(self._ledger, window, self._ordered)
+        source = self._make_source(window)
         name = f"stream({name_of(self._fn)})"
-        self._run = Run(self._fn, self._source, self._buffer, self._limit, self._item_timeout, name)
-        self._results: ResultChannel[T, Any] = ResultChannel(self._run, self._buffer)
-        self._bare = BareNursery(self._results._conclude)
-        nursery = await self._bare.__aenter__()
-        nursery.start_soon(self._drive, name=f"{name}: source")
-        return self._results
+        self._run = Run(
+            self._fn, source, self._results, tokens, name, item_timeout=self._item_timeout, limiter_shown=True
+        )
+        channel: ResultChannel[T, Any] = create(ResultChannel, self._run, self._results, tokens.limiter)
+        self._nursery = SingleExceptionNursery()
+        await self._nursery.open()
+        self._nursery.start_soon(self._work, source, name=f"{name}: source")
+        return channel
 
-    async def _drive(self) -> None:
+    @trio.lowlevel.enable_ki_protection
+    async def _work(self, source: Source[T]) -> None:
+        """The task of the run: a failing item cancels other items, and never the block."""
         try:
-            await drive(self._run, self._source, functools.partial(self._buffer.ledger.conclude, self._run))
+            await run_all(self._run, source)
         except Exception as exc:  # noqa: BLE001  # all of them are the reader's
-            self._results._error = exc
+            self._results.error = exc
         except BaseException as exc:
-            self._run.note_stray(exc)  # the nursery of the block would swallow it, too
             # The block is cancelled, or soon will be, but maybe not the task that reads: to it this is not the end.
-            self._results._closed = True
-            raise
+            self._results.closed = True
+            if not self._nursery.keep(exc, "an item raised what is no Exception"):
+                raise
         finally:
-            self._buffer.finish()
-            if self._results._closed:
-                self._buffer.ready.clear()
-            self._buffer.ledger.clear()  # handed over, or raised
+            self._results.finish()
+            self._ledger.clear()  # handed over, or raised
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(
@@ -379,8 +439,9 @@ class _Stream(Generic[T, R]):
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> bool:
-        self._results._close()
+        self._results.close()
+        self._run.cancel("the block of the stream was left")
         try:
-            return await self._bare.__aexit__(etype, exc, tb)
+            return leave(self._results.conclude_block(await self._nursery.close(exc)), exc)
         finally:
             del exc, tb  # this frame is in the traceback of each Cancelled, which may be part of a chain

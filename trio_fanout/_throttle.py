@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 import trio
 
 from ._adapters import PerRun, named_like
-from ._arguments import check_awaitable, check_count, check_function, got
+from ._core.arguments import check_awaitable, check_count, check_function, describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -104,7 +104,7 @@ class _Line:
 
 
 def _check_positive(number: object, argument: str) -> None:
-    takes = f"{argument} must be a finite number above 0, got {got(number)}"
+    takes = f"{argument} must be a finite number above 0, got {describe(number)}"
     if not isinstance(number, (int, float)) or isinstance(number, bool):
         raise TypeError(takes)
     if not 0 < number <= sys.float_info.max:  # so written that NaN fails

@@ -17,7 +17,7 @@ def name_of(fn: object) -> str:
     return name_of(fn.func) if isinstance(fn, functools.partial) else type(fn).__name__
 
 
-def got(value: object) -> str:
+def describe(value: object) -> str:
     """Describe `value` by its type, and by itself only where that is short and harmless."""
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
@@ -30,7 +30,7 @@ def check_function(fn: object, argument: str = "fn") -> None:
     """Raise `TypeError` unless `fn` can be called."""
     if callable(fn):
         return
-    msg = f"{argument} must be an async function, got {got(fn)}"
+    msg = f"{argument} must be an async function, got {describe(fn)}"
     if isinstance(fn, Coroutine):
         fn.close()  # or Python would warn that it was never awaited
         msg += ": pass the function itself, without calling it"
@@ -55,14 +55,16 @@ class NotAwaitable(TypeError):
 def check_awaitable(value: object) -> None:
     """Raise `NotAwaitable` unless `value`, which a function has returned, can be awaited."""
     if not inspect.isawaitable(value):
-        msg = f"fn must be an async function, got {got(value)} from it; wrap a blocking one in trio_fanout.in_thread"
+        msg = (
+            f"fn must be an async function, got {describe(value)} from it; wrap a blocking one in trio_fanout.in_thread"
+        )
         raise NotAwaitable(msg)
 
 
 def check_iterable(value: object, argument: str, takes: str) -> None:
     """Raise `TypeError` unless `value` is a plain iterable."""
     if not (hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")):
-        msg = f"{argument} must be {takes}, got {got(value)}"
+        msg = f"{argument} must be {takes}, got {describe(value)}"
         raise TypeError(msg)
 
 
@@ -71,10 +73,10 @@ def check_seconds(seconds: object, argument: str, *, zero: bool = False) -> None
     if seconds is None:
         return
     least = "of 0 or more" if zero else "above 0"
-    takes = f"{argument} must be None or a number of seconds {least}, got {got(seconds)}"
+    takes = f"{argument} must be None or a number of seconds {least}, got {describe(seconds)}"
     if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
         raise TypeError(takes)
-    if not (seconds >= 0 if zero else seconds > 0):  # so written that NaN fails
+    if not (seconds >= 0 if zero else seconds > 0):  # written so that NaN fails
         raise ValueError(takes)
     if isinstance(seconds, int) and seconds > sys.float_info.max:
         msg = f"{argument} must be a number of seconds that fits a float; math.inf is one"
@@ -83,7 +85,7 @@ def check_seconds(seconds: object, argument: str, *, zero: bool = False) -> None
 
 def check_count(count: object, argument: str, *, least: int = 1) -> None:
     """Raise unless `count` is an int of `least` or more."""
-    takes = f"{argument} must be an int of {least} or more, got {got(count)}"
+    takes = f"{argument} must be an int of {least} or more, got {describe(count)}"
     if not isinstance(count, int) or isinstance(count, bool):
         raise TypeError(takes)
     if count < least:

@@ -1,0 +1,103 @@
+"""Chaining exceptions, and looking into groups of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import trio
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+
+def is_group(exc: BaseException | None) -> TypeIs[BaseExceptionGroup[BaseException]]:
+    """Whether `exc` is a group; for type checkers, one whose members are exceptions."""
+    return isinstance(exc, BaseExceptionGroup)
+
+
+def is_cancelled(exc: BaseException) -> bool:
+    """Whether `exc` is a cancellation and nothing else."""
+    if is_group(exc):
+        return all(map(is_cancelled, exc.exceptions))
+    return isinstance(exc, trio.Cancelled)
+
+
+def split_cancelled(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """The part of `exc` that is a cancellation, and the rest of it; either may be None."""
+    if isinstance(exc, trio.Cancelled):
+        return exc, None
+    if not is_group(exc):
+        return None, exc
+    if is_cancelled(exc):
+        return exc, None
+    cancelled, rest = exc.split(trio.Cancelled)
+    # Not a copy where there is nothing to split off: callers compare by identity.
+    return (None, exc) if cancelled is None else (cancelled, rest)
+
+
+def first_leaf(exc: BaseException) -> BaseException:
+    """The first exception of a group, at any depth, that is no group; of a single exception, itself."""
+    while is_group(exc):
+        exc = exc.exceptions[0]
+    return exc
+
+
+def leaves(exc: BaseException) -> set[int]:
+    """The identities of the exceptions in a group, at any depth; of a single exception, its own."""
+    return {leaf for member in exc.exceptions for leaf in leaves(member)} if is_group(exc) else {id(exc)}
+
+
+def raise_unchanged(exc: BaseException) -> NoReturn:
+    """Raise `exc` with the `__context__` it has, where a plain `raise` puts what the caller is handling."""
+    context = exc.__context__
+    try:
+        raise exc
+    finally:
+        set_context(exc, context)
+        del exc, context  # or this frame, in the traceback, would make a cycle
+
+
+def set_context(exc: BaseException, context: BaseException | None) -> None:
+    """Set `exc.__context__`, also where the class of `exc` forbids to set attributes (a frozen one)."""
+    BaseException.__setattr__(exc, "__context__", context)
+
+
+def chain_of(exc: BaseException) -> list[BaseException]:
+    """`exc` and what its traceback prints above it, from the last to the first."""
+    links = [exc]
+    seen = {id(exc)}
+    while True:
+        link = exc.__context__ if exc.__cause__ is None and not exc.__suppress_context__ else exc.__cause__
+        if link is None or id(link) in seen:
+            return links
+        seen.add(id(link))
+        links.append(link)
+        exc = link
+
+
+def chain(exc: BaseException, earlier: BaseException) -> None:
+    """Have the traceback of `exc` print `earlier` before all that it prints now."""
+    links = chain_of(exc)
+    if any(link is earlier for link in links):
+        return
+    _cut(earlier, links)
+    set_context(links[-1], earlier)
+    BaseException.__setattr__(links[-1], "__suppress_context__", False)  # `raise ... from None` would hide it
+
+
+def _cut(exc: BaseException, links: list[BaseException]) -> None:
+    """Cut `exc`, and what it came out of, off `links`, which are about to be linked to it.
+
+    A task that is cancelled while an exception is handled gets a Cancelled with that exception as its context.
+    """
+    todo, seen = [exc], set(map(id, links))
+    while todo:
+        exc = todo.pop()
+        if id(exc) in seen:
+            continue
+        seen.add(id(exc))
+        if any(exc.__context__ is link for link in links):
+            set_context(exc, None)
+        todo += [link for link in (exc.__context__, exc.__cause__) if link is not None]
+        if is_group(exc):
+            todo += exc.exceptions

@@ -1,0 +1,53 @@
+"""Running all items of a source; reading an async one. The one place that knows both the run and its source."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from .sources import FedQueue
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .sources import Source
+
+T = TypeVar("T")
+
+
+@trio.lowlevel.enable_ki_protection  # Ctrl-C between the block and its exit would leave the nursery open
+async def run_all(run: Run[T, Any], source: Source[T]) -> None:
+    """Run all items of `source`, and raise what the run raises."""
+    async with run:
+        if isinstance(source, FedQueue):
+            await feed(run, source)
+
+
+@trio.lowlevel.disable_ki_protection
+async def feed(run: Run[T, Any], source: FedQueue[T]) -> None:
+    """Read the items, one for each worker that is free to run it, in the calling task.
+
+    When the run ends early, an async generator is closed here, in the task that it ran in: it may hold a cancel scope or
+    a nursery open across its yields.
+    """
+    iterator = aiter(source.items)
+    with trio.CancelScope() as scope:
+        try:
+            await run.begin()
+            while await run.wait_for_room(source.is_full):
+                source.reading = scope
+                try:
+                    source.put(await anext(iterator))  # with no name for it here, an idle run keeps no item alive
+                except StopAsyncIteration:
+                    source.open = False
+                    if not source.ready():
+                        run.source_ended()
+                    break
+                finally:
+                    source.reading = None
+                run.start_workers()
+        finally:
+            # Not shielded: if this is cancelled too, the generator is told by a Cancelled, as anywhere in Trio.
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()

@@ -1,0 +1,143 @@
+"""An item: what its exception means, its time limit, what it leaves behind in its task."""
+
+from __future__ import annotations
+
+import math
+import types
+from operator import is_
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from .arguments import check_awaitable
+from .exceptions import is_group, split_cancelled
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Awaitable, Callable
+
+    from trio.lowlevel import Task
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# To type checkers just a type: to know more than that the function returned an awaitable would not help them.
+COROUTINE: type = types.CoroutineType
+
+
+# What an exception means
+
+
+def split_failure(exc: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """What of `exc` is the item's failure, and what is to be raised; each may be None.
+
+    A group that mixes a cancellation with errors is both. A cancellation alone is no failure, nor is what is no
+    `Exception`, or holds such a thing.
+    """
+    if isinstance(exc, Exception):
+        return exc, None
+    cancelled, rest = split_cancelled(exc)
+    return (rest, cancelled) if isinstance(rest, Exception) else (None, exc)
+
+
+def came_out_of_cancellation(exc: BaseException) -> bool:
+    """Whether `exc` came out of a cancellation: of a group, each member must have."""
+    seen: set[int] = set()
+    link: BaseException | None = exc
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, trio.Cancelled):
+            return True
+        if is_group(link) and (link.subgroup(trio.Cancelled) or all(map(came_out_of_cancellation, link.exceptions))):
+            return True
+        link = link.__context__
+    return False
+
+
+def without_worker(exc: Exception) -> Exception:
+    """Take the worker's frame off a traceback: of no use to a reader, and a way from the exception to the whole run."""
+    tb = exc.__traceback__
+    BaseException.with_traceback(exc, tb and tb.tb_next)  # its own `with_traceback` may do anything
+    return exc
+
+
+# Its time limit
+
+
+def with_timeout(fn: Callable[[T], Awaitable[R]], seconds: float) -> Callable[[T], Awaitable[R]]:
+    """Limit the time of each call of `fn`, counted from when it is called."""
+
+    def call(item: T) -> Awaitable[R]:
+        deadline = trio.current_time() + seconds
+        awaitable = fn(item)
+        check_awaitable(awaitable)
+        return _finish_by(deadline, seconds, awaitable)
+
+    return call
+
+
+async def _finish_by(deadline: float, seconds: float, awaitable: Awaitable[R]) -> R:
+    """Await with a deadline; raise `trio.TooSlowError` if it passed.
+
+    It is `trio.fail_at`, but also works with exceptions whose attributes are read-only, and with items that leave a
+    cancel scope open. To close the scope of the deadline around that one would corrupt Trio's stack of scopes, so it is
+    left open too, without its deadline: the worker is not used again.
+    """
+    watched = watch(trio.lowlevel.current_task())
+    scope = trio.CancelScope(deadline=deadline)
+    scope.__enter__()
+    status = watched._cancel_status  # noqa: SLF001  # see `watch`
+    try:
+        value = await awaitable
+    except BaseException as exc:
+        if watched._cancel_status is not status:  # noqa: SLF001
+            scope.deadline = math.inf
+            if not (scope.cancel_called and isinstance(exc, trio.Cancelled)):
+                raise
+        elif not scope.__exit__(type(exc), exc, exc.__traceback__):
+            raise
+    else:
+        if watched._cancel_status is not status:  # noqa: SLF001
+            scope.deadline = math.inf
+        else:
+            scope.__exit__(None, None, None)
+        return value
+    # Not where the Cancelled is being handled: what has one as its context counts as a consequence of a cancellation.
+    msg = f"took longer than item_timeout={seconds!r}"
+    raise trio.TooSlowError(msg)
+
+
+# What it leaves behind in its task
+
+
+def same_context(a: contextvars.Context, b: contextvars.Context) -> bool:
+    """Whether two contexts hold the same variables with the same objects.
+
+    Not by `==`, which calls that of the values: it can raise, and can hold for two different lists.
+    """
+    return len(a) == len(b) and all(map(is_, a, b)) and all(map(is_, a.values(), b.values()))
+
+
+class _NoWatch:
+    _cancel_status = None
+
+
+def watch(task: Any) -> Any:
+    """An object whose `_cancel_status` changes when a cancel scope is opened or closed in `task`.
+
+    An item may leave a scope open in its task, and so may a nursery, which has one of its own. Trio shows this only in
+    that private attribute of the task; should it go, then what items leave open is not noticed.
+    """
+    return task if hasattr(task, "_cancel_status") else _NoWatch
+
+
+async def close_nurseries(task: Task) -> None:
+    """Cancel the nurseries that an item left open in `task`, and wait until their tasks have ended.
+
+    Trio gives no way to close them from outside. It raises an error of its own when `task` ends.
+    """
+    for nursery in task.child_nurseries:
+        nursery.cancel_scope.cancel("its block was left without closing it")
+    with trio.CancelScope(shield=True):
+        while any(nursery.child_tasks for nursery in task.child_nurseries):
+            await trio.sleep(0.001)  # nothing can be waited for that wakes us when they end

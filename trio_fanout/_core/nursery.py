@@ -1,0 +1,119 @@
+"""A nursery that raises a single exception, never a group of its own.
+
+Trio's nursery wraps what it raises in a group, because any number of tasks may fail at once. In a run, an item's failure
+never leaves its worker: it is recorded. What does leave is rare and single: an exception of the block or of a source, a
+`KeyboardInterrupt`, a cancellation. Those should look as if there were no nursery.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from .exceptions import chain, first_leaf, is_cancelled, is_group, raise_unchanged, split_cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class SingleExceptionNursery:
+    """A nursery whose `close` gives the one exception to be raised for all that its block and its tasks raised.
+
+    Only cancellations go through Trio's nursery. All else is kept here: Trio would wrap it, split groups, and ask for its
+    `repr`, which may raise.
+
+    Of several exceptions, `close` gives one, in this order: what is no `Exception` (`KeyboardInterrupt`, `SystemExit`),
+    what the block raised, what a task raised, a `Cancelled`. The others, but for `Cancelled`, are chained to it.
+
+    A *foreign* `Cancelled` is one that no scope around its task has caused: an item or a source raised again what it got
+    elsewhere. Trio's nursery would take it for its own, cancel itself and swallow it, and what is done by then would
+    look complete.
+    """
+
+    __slots__ = ("_foreign", "_manager", "_raised", "cancel_scope", "start_soon")
+
+    start_soon: Callable[..., None]
+
+    def __init__(self) -> None:
+        # Strict by name: the caller's `trio.run(..., strict_exception_groups=False)` must not change what we see.
+        self._manager = trio.open_nursery(strict_exception_groups=True)
+        self._raised: list[BaseException] = []  # by the block and by tasks, but for cancellations
+        self._foreign: BaseException | None = None  # the last foreign `Cancelled`
+        self.cancel_scope: trio.CancelScope | None = None  # None until the nursery is open
+
+    @trio.lowlevel.enable_ki_protection
+    async def open(self) -> None:
+        """Open the nursery."""
+        nursery = await self._manager.__aenter__()
+        self.start_soon = nursery.start_soon
+        self.cancel_scope = nursery.cancel_scope
+
+    def cancel(self, reason: str) -> None:
+        """Cancel the block and all tasks, if the nursery is open."""
+        if self.cancel_scope is not None:
+            self.cancel_scope.cancel(reason)
+
+    def keep(self, exc: BaseException, reason: str) -> bool:
+        """Keep what a task or the block has raised, and cancel the rest.
+
+        False for a cancellation and nothing else, which has to be raised into Trio's nursery.
+        """
+        _, rest = split_cancelled(exc)
+        if rest is not None:
+            self._raised.append(rest)
+        elif trio.current_effective_deadline() != -math.inf:  # before the scope is cancelled, or that would hide it
+            self._foreign = exc
+        self.cancel(reason)
+        return rest is not None
+
+    @trio.lowlevel.enable_ki_protection
+    async def close(self, exc: BaseException | None) -> BaseException | None:
+        """Wait until all tasks have ended. Gives what is to be raised, or None; `exc` is what the block has raised."""
+        members: Sequence[BaseException] = ()
+        if exc is not None and self.keep(exc, "the block raised an exception"):
+            self._raised.insert(0, self._raised.pop())  # before those of tasks
+            exc = None
+        try:
+            if exc is None:
+                await self._manager.__aexit__(None, None, None)
+            else:
+                # A single Cancelled stands for a group of them, whose class may be the user's.
+                exc = first_leaf(exc)
+                await self._manager.__aexit__(type(exc), exc, exc.__traceback__)
+        except BaseException as raised:  # noqa: BLE001  # a group, unless the block left a cancel scope open
+            members = raised.exceptions if is_group(raised) else (raised,)
+        try:
+            return self._choose(members, exc)
+        finally:
+            # What is raised has this run in its traceback: it must not be found from here. And this frame is in the
+            # traceback of each Cancelled, which may be part of a chain.
+            self._raised = []
+            self._foreign = None
+            del exc, members
+
+    def _choose(self, members: Sequence[BaseException], block: BaseException | None) -> BaseException | None:
+        """The exception to be raised; `members` came through Trio's nursery, `block` is a cancellation of the block."""
+        others = [*self._raised, *(member for member in members if not is_cancelled(member))]
+        if not others:
+            if not members:
+                return self._foreign
+            # Each task has a Cancelled of its own; any one of them tells Trio all there is to tell.
+            return first_leaf(members[0]) if block is None else block
+        chosen = next((other for other in others if not isinstance(other, Exception)), others[0])
+        for other in others:
+            if other is not chosen:
+                chain(chosen, other)
+        return chosen
+
+
+def leave(exc: BaseException | None, block: BaseException | None) -> bool:
+    """Raise `exc` from an `__aexit__`, or return what that is to return; `block` is what the block has raised."""
+    try:
+        if exc is None or exc is block:
+            # Not to raise the block's own exception again keeps this frame out of its traceback.
+            return exc is None
+        raise_unchanged(exc)
+    finally:
+        del exc, block  # a frame in an exception's traceback must not hold the exception in turn

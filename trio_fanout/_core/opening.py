@@ -1,0 +1,73 @@
+"""What the objects that `stream` and `open_group` return, and those that they give to their blocks, have in common."""
+
+from __future__ import annotations
+
+from abc import ABCMeta
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import trio
+
+if TYPE_CHECKING:
+    from trio.lowlevel import TrioToken
+
+T = TypeVar("T")
+
+
+class OpensOnce:
+    """Base class of an async context manager that is entered once, and does not take other uses in silence."""
+
+    opener: ClassVar[str]
+    """The name of the function that makes it."""
+
+    _entered = False
+
+    def note_entry(self) -> None:
+        """Raise `RuntimeError` if it was entered before."""
+        if self._entered:
+            msg = f"what {self.opener}() returns can be entered once, and this was; call {self.opener}() again"
+            raise RuntimeError(msg)
+        self._entered = True
+
+    if not TYPE_CHECKING:  # type checkers find these uses by themselves
+
+        def __enter__(self) -> None:
+            self._refuse(f"with {self.opener}(...)")
+
+        def __exit__(self, *_: object) -> None:
+            raise AssertionError  # pragma: no cover  # never called, but looked for before `__enter__` is called
+
+        def __aiter__(self) -> None:
+            self._refuse(f"async for ... in {self.opener}(...)")
+
+        def __await__(self) -> None:
+            self._refuse(f"await {self.opener}(...)")
+
+        def _refuse(self, use: str) -> None:
+            msg = f"use 'async with {self.opener}(...) as ...', not '{use}'"
+            raise RuntimeError(msg)
+
+
+class NoPublicConstructor(ABCMeta):
+    """Metaclass of public classes that only this package makes instances of, by `create`."""
+
+    def __call__(cls, *args: object, **kwargs: object) -> None:
+        """Raise `TypeError`."""
+        msg = f"{cls.__name__} has no public constructor"
+        raise TypeError(msg)
+
+
+def create(cls: type[T], *args: Any) -> T:
+    """Make an instance of a class that has no public constructor."""
+    instance: T = type.__call__(cls, *args)
+    return instance
+
+
+def check_in_run(token: TrioToken, call: str) -> None:
+    """Raise `RuntimeError` unless this is called from a task of the Trio run that `token` belongs to."""
+    try:
+        if trio.lowlevel.current_trio_token() is token:
+            return
+    except RuntimeError:
+        pass
+    msg = f"{call} must be called from a task of its own Trio run; from another thread, use trio.from_thread.run_sync"
+    raise RuntimeError(msg)

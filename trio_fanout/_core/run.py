@@ -1,0 +1,493 @@
+"""The loop: workers that take items from a source and run a function on them, under a limiter.
+
+A `Run` is given all it works with: the function, the source, a sink that is told of each success and each failure and
+says whether to cancel, and the tokens. It keeps no results and knows no policy. `map`, `stream`, `open_group` and
+`run_graph` differ in what they give it, and enter it as one enters a nursery.
+
+Workers are tasks, and are reused: a worker runs its item and takes the next one itself. The life of a worker, as
+`Run._work` has it::
+
+    let other tasks run, if it is time -> take an item -> wait to start, if need be -> run it -> tell the sink -> again
+                                            | none
+                                            +-> exit, or wait in `_idle` while items may still arrive
+
+**Who starts a worker.** `start_workers` alone. It is called as the run is entered, by each worker that takes an item, by
+whatever puts an item into a queue or makes room in a window, and by a worker that may not be used again.
+
+**Who ends a run.** The source: a worker takes nothing and the source is not open (`source_ended`). The sink: its answer
+to an outcome is true (`cancel`). The owner: `stop`, `cancel`, or an exception of the block. A worker that raises: it was
+cancelled, or the source raised. All but the first set `stopped`. All set `_max_workers` to 0: workers exit when they look
+at it next, and an item is neither taken nor asked for any more.
+
+**What is counted.** Three numbers, each changed in two places at most, tell all there is to know of the workers:
+
+- `_workers`: tasks that were started and have not ended. Up in `start_workers`, down in `_worker`.
+- `taken`: items that workers have taken. Up where an item is taken, in `_work`.
+- `_finished`: items that were taken and have ended in some way. Up where an item ends, in `_work`.
+
+So ``taken - _finished`` items are *unfinished*: they run, or wait to start. ``_workers - len(_idle)`` workers are *awake*.
+And those that are awake and have no item, ``_workers - len(_idle) - (taken - _finished)``, are *coming*: they will look
+for an item within a turn of Trio's loop. Starting a worker for each item that is ready, less those that are coming,
+never starts too few, and too many only where an item is taken by a worker that has just finished another.
+
+**Why a worker exits only while more are awake than the limit allows.** Idle workers do not count: if they did, the last
+one awake could leave while others are asleep, and nothing would wake those.
+
+**Why an item is taken before its token.** Items start in the order of the source, and Trio's limiter is first come, first
+served. A worker that waited for a token first could get it after another one has taken the item that it would have
+taken. As it is, the item has its place in the queue for tokens as soon as it is taken, and from the moment it is taken to
+its start nothing waits, but for that token. The price is that one item more is taken than can start, where the limiter
+has no tokens.
+
+**Why one flat loop.** What is awaited costs a coroutine and its frame in each resumption: a coroutine for each item
+took 0.03 checkpoints an item. And a reader sees on one page what happens to an item.
+"""
+
+from __future__ import annotations
+
+import math
+from time import perf_counter
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import attrs
+import trio
+
+from .arguments import NotAwaitable, check_awaitable
+from .exceptions import is_cancelled, raise_unchanged
+from .items import (
+    COROUTINE,
+    came_out_of_cancellation,
+    close_nurseries,
+    same_context,
+    split_failure,
+    watch,
+    with_timeout,
+    without_worker,
+)
+from .nursery import SingleExceptionNursery, leave
+from .slices import Slice
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from trio.lowlevel import Task
+
+    from .limits import Tokens
+    from .sources import Source
+
+T = TypeVar("T")
+R = TypeVar("R")
+T_contra = TypeVar("T_contra", contravariant=True)
+R_contra = TypeVar("R_contra", contravariant=True)
+
+COMING = 64
+"""How many workers may be coming at a time, or as many as there are unfinished items if those are more.
+
+So thousands are there within a few turns of Trio's loop. To start them in one go would keep other tasks waiting, and
+functions that never wait would leave nothing for most of them to do.
+"""
+
+
+class Sink(Protocol[T_contra, R_contra]):
+    """Where the outcomes of items go."""
+
+    def succeeded(self, index: int, item: T_contra, value: R_contra, /) -> str | None:
+        """Called for an item that returned. Gives a reason to cancel the run, or None."""
+
+    def failed(self, index: int, item: T_contra, exc: Exception, /, *, secondary: bool) -> str | None:
+        """Called for an item that failed; `secondary` if that came out of a cancellation. Answers like `succeeded`."""
+
+    def cancelled(self, index: int, item: T_contra, /) -> None:
+        """Called for an item that was cancelled, or that will never start."""
+
+    def label(self, index: int, /) -> str:
+        """What an item is called in messages: ``item 3``."""
+
+    def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
+        """Choose what the run raises, or None, when all tasks have ended.
+
+        `leaving` is what it would raise if there were no failures; `started` is how many items were started; `complete`
+        tells whether all items were taken and each has succeeded or failed.
+        """
+
+
+@attrs.define(eq=False, init=False)
+class Run(Generic[T, R]):
+    """One run of the loop: an async context manager around a nursery of workers.
+
+    All methods that change what is counted are protected from Ctrl-C, as in Trio: interrupted halfway, they could leave
+    a task asleep forever. What runs the items is not protected.
+    """
+
+    _fn: Callable[[T], Awaitable[R]]
+    _source: Source[T]
+    _sink: Sink[T, R]
+    _tokens: Tokens
+    _follows: bool  # whether the limiter can change during the run: it is shared, or the user can reach it
+    _move_on_after: float | None  # seconds until the run is cancelled
+    _name: str  # of the worker tasks
+    _nursery: SingleExceptionNursery
+    _slice: Slice
+    # 0 if no item is to be taken any more. Otherwise as many workers as are of use: the limit, as of the last look, or
+    # the number of items if that is known and less.
+    _max_workers: float
+    _workers: int  # tasks that were started and have not ended
+    taken: int  # items that were taken
+    _finished: int  # items that were taken and have ended
+    _idle: trio.lowlevel.ParkingLot  # workers that found no item, while some may still arrive
+    _feeder: trio.lowlevel.ParkingLot  # the reader of an async source, while there is no worker for another item
+    stopped: bool  # no further item is started, though there may be some
+    _exhausted: bool  # the source has ended, and all its items were taken
+    _lost: bool  # an item has ended without an outcome
+
+    def __init__(
+        self,
+        fn: Callable[[T], Awaitable[R]],
+        source: Source[T],
+        sink: Sink[T, R],
+        tokens: Tokens,
+        name: str,
+        *,
+        item_timeout: float | None = None,
+        move_on_after: float | None = None,
+        limiter_shown: bool = False,
+    ) -> None:
+        self._fn = fn if item_timeout is None else with_timeout(fn, item_timeout)
+        self._source = source
+        self._sink = sink
+        self._tokens = tokens
+        self._follows = tokens.shared or limiter_shown
+        self._move_on_after = move_on_after
+        self._name = name
+        self._nursery = SingleExceptionNursery()
+        self._slice = Slice()
+        self._max_workers = tokens.workers
+        if source.length and not source.fills and not self._follows:
+            self._max_workers = min(self._max_workers, source.length)  # more would find nothing: don't look for them
+        self._workers = self.taken = self._finished = 0
+        self._idle = trio.lowlevel.ParkingLot()
+        self._feeder = trio.lowlevel.ParkingLot()
+        self.stopped = self._exhausted = self._lost = False
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Run[T, R]:
+        """Open the nursery, and start as many workers as there are items for."""
+        await self._nursery.open()
+        if self._move_on_after is not None:
+            self.cancel_scope.deadline = trio.current_time() + self._move_on_after
+        self.start_workers(COMING)
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        etype: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> bool:
+        """Wait until all workers have ended; raise what the sink says."""
+        if exc is not None:
+            self._start_no_more()
+        try:
+            leaving = await self._nursery.close(exc)
+            leaving = self._sink.conclude(leaving, self.started(), complete=self._exhausted and not self._lost)
+            return leave(leaving, exc)
+        finally:
+            # This frame is in the traceback of what is raised, and of each Cancelled, which may be part of a chain.
+            leaving = None
+            del exc, tb
+
+    # What the owner does
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """The scope around the block and all workers."""
+        scope = self._nursery.cancel_scope
+        assert scope is not None
+        return scope
+
+    @trio.lowlevel.enable_ki_protection
+    def start_workers(self, most: int = 1) -> None:
+        """Wake or start workers for the items that are ready, up to the limit, and until `most` are coming."""
+        if self._follows:
+            self._follow_limit()
+        unfinished = self.taken - self._finished
+        coming = self._workers - len(self._idle) - unfinished
+        room = self._max_workers - unfinished
+        if coming >= most or coming >= room:
+            return
+        count = int(min(self._source.ready(self.taken), most, room)) - coming
+        if count <= 0:
+            return
+        if self._idle:
+            count -= len(self._idle.unpark(count=count))
+        for _ in range(count):
+            self._nursery.start_soon(self._worker, name=self._name)
+            self._workers += 1
+
+    def room_freed(self) -> None:
+        """Wake the feeder or a worker: there may be room for another item."""
+        if self._feeder:
+            self._feeder.unpark()
+        self.start_workers()
+
+    @trio.lowlevel.enable_ki_protection
+    def source_ended(self) -> None:
+        """Have workers exit: all items were taken, and no more arrive."""
+        self._exhausted = True
+        self._max_workers = 0
+        self._idle.unpark_all()
+
+    @trio.lowlevel.enable_ki_protection
+    def stop(self) -> None:
+        """Start no further item; let those that run finish."""
+        if self.stopped:
+            return
+        self._start_no_more()
+        self._source.stop()
+        self._feeder.unpark()
+        self._idle.unpark_all()
+
+    @trio.lowlevel.enable_ki_protection
+    def cancel(self, reason: str) -> None:
+        """Start no further item, and cancel those that run."""
+        self._start_no_more()
+        self._nursery.cancel(reason)
+
+    @trio.lowlevel.enable_ki_protection
+    def discard(self) -> None:
+        """Discard items that were put in and will never start."""
+        for index, item in self._source.drop():
+            self._give_up(index, item)
+
+    def _start_no_more(self) -> None:
+        if self.stopped:
+            return  # each worker that ends by an exception comes here: together they should not do it many times over
+        self.stopped = True
+        self._max_workers = 0
+        self._tokens.turn_away()
+        self.discard()
+
+    async def begin(self) -> None:
+        """Look for a cancellation before anything is read."""
+        await self._slice.next()
+
+    @trio.lowlevel.enable_ki_protection
+    async def wait_for_room(self, is_full: Callable[[], bool]) -> bool:
+        """Wait until a worker is free and the window not full. False once no more items are to be read."""
+        if perf_counter() >= self._slice.end:
+            await self._slice.next(trio.lowlevel.cancel_shielded_checkpoint)  # shielded: see below
+        while self._max_workers and (
+            self.taken - self._finished + self._source.ready(self.taken) >= self._max_workers or is_full()
+        ):
+            # Shielded, because a cancel scope that an async source holds open may surround this wait, and its
+            # Cancelled should be raised inside of the source, where the scope can catch it. Cancelling the run itself
+            # ends the workers, and the first of them to exit wakes this.
+            with trio.CancelScope(shield=True):
+                await self._feeder.park()
+        return bool(self._max_workers)
+
+    # What tells how it goes
+
+    def started(self) -> int:
+        """How many items were started."""
+        return self.taken - len(self._tokens.waiting)
+
+    def was_started(self, index: int) -> bool:
+        """Whether an item had been started when the run was over."""
+        return index < self.taken and index not in self._tokens.waiting
+
+    def unfinished(self) -> int:
+        """How many items were taken and have not ended."""
+        return self.taken - self._finished
+
+    def running(self) -> int:
+        """How many items are at work."""
+        return self.unfinished() - self._tokens.queued
+
+    # What a worker does
+
+    @trio.lowlevel.enable_ki_protection
+    async def _worker(self) -> None:
+        """The task of a worker: what has to be done however it ends."""
+        task = trio.lowlevel.current_task()
+        replace = False
+        try:
+            replace = await self._work(task)
+        except BaseException as exc:
+            # A cancellation, a KeyboardInterrupt, a source that raised, wrong use: the nursery cancels the others, who
+            # might never wait and so not notice for a while.
+            self._start_no_more()
+            if not self._nursery.keep(exc, "a worker raised an exception"):
+                raise
+        finally:
+            self._tokens.put_back(task)
+            self._workers -= 1
+            if self._feeder:
+                self._feeder.unpark()
+            if replace:
+                self.start_workers()
+
+    @trio.lowlevel.disable_ki_protection
+    async def _work(self, task: Task) -> bool:
+        """Run items, one after another, until there are none for this worker. True if another has to take its place."""
+        fn, source, sink, slice_, tokens, follows = (
+            self._fn,
+            self._source,
+            self._sink,
+            self._slice,
+            self._tokens,
+            self._follows,
+        )
+        take, succeeded = source.take, sink.succeeded
+        context, context_of, fills = source.context, source.context_of, source.fills
+        limiter, shared, waiting = tokens.limiter, tokens.shared, tokens.waiting
+        watched = watch(task)
+        scope = watched._cancel_status  # noqa: SLF001  # see `watch`
+        has_token = False
+        if slice_.end and self.cancel_scope.cancel_called:
+            slice_.end_now()  # cancelled since this worker was started
+        while True:
+            if context_of is None and (context or task.context) and not same_context(context, task.context):
+                # An item left its mark. As in Trio's from_thread: the task runs in the new context from its next step.
+                task.context = context.copy()
+                await slice_.next(trio.lowlevel.checkpoint)
+            while perf_counter() >= slice_.end:
+                await slice_.next()
+            if follows and (tokens.overdrawn or limiter.total_tokens != tokens.total):
+                self._follow_limit()
+                if tokens.overdrawn:
+                    tokens.put_back(task)  # an idle worker may hold one, too
+                has_token = tokens.holds(task)
+            if self._workers > self._max_workers and self._workers - len(self._idle) > self._max_workers:
+                return False  # the limit is lower than it was, or no item is to be taken any more
+            # From here to the start of the item nothing waits, but for its token, so that items start in order.
+            entry = take()
+            if entry is None:
+                if not source.open:
+                    self.source_ended()
+                    return False
+                if context_of is not None:
+                    task.context = context.copy()  # an idle worker keeps nothing alive that an item has set
+                if self._feeder:
+                    self._feeder.unpark()
+                await self._idle.park()
+                continue
+            index, item = entry
+            if self.stopped:  # by the source itself, as it gave this item
+                self._give_up(index, item)
+                return False
+            self.taken = index + 1
+            if self._workers != self._max_workers or (fills and self._idle):
+                self.start_workers(max(COMING, self.taken - self._finished))
+            if (
+                waiting
+                or not (has_token or tokens.borrow(task))
+                or (context_of is not None and not same_context(context_of(item), task.context))
+            ):
+                if context_of is not None:
+                    task.context = context_of(item).copy()
+                if not await self._wait_to_start(task, index, item):
+                    return False
+            has_token = not shared
+            try:
+                awaitable = fn(item)
+                if type(awaitable) is not COROUTINE:
+                    check_awaitable(awaitable)
+                value = await awaitable
+            except Exception as exc:  # noqa: BLE001  # that is what a failure is
+                reason = self._failed(index, item, exc)
+            except BaseException as exc:  # noqa: BLE001  # raised again, but for what is a failure in it
+                own_scope = watched._cancel_status is not scope and not scope.effectively_cancelled  # noqa: SLF001
+                reason = self._interrupted(index, item, exc, own_scope=own_scope)
+            else:
+                reason = succeeded(index, item, value)
+            finally:
+                self._finished += 1
+                if shared:
+                    tokens.put_back(task)
+                if watched._cancel_status is not scope:  # noqa: SLF001
+                    await self._left_open(task, index)
+            if reason is not None:
+                # Not where the failure is being handled: each task's Cancelled would hold it as its context.
+                self.cancel(reason)
+            # Drop references: an idle worker must not keep the last item alive, and a failure must not be reachable
+            # from its own traceback.
+            entry = item = awaitable = value = None  # type: ignore[assignment]
+            if watched._cancel_status is not scope:  # noqa: SLF001
+                return True  # the scope that the item left open ends with this task
+
+    def _follow_limit(self) -> None:
+        """Have as many workers as the limiter has tokens now."""
+        self._tokens.look()
+        if self._max_workers:
+            self._max_workers = self._tokens.workers
+
+    @trio.lowlevel.enable_ki_protection
+    async def _wait_to_start(self, task: Task, index: int, item: T) -> bool:
+        """Wait for a token, and until the items before this one have started. False if it is not to be started."""
+        if not self._tokens.shared and not self._tokens.holds(task):
+            self._idle.unpark_all()  # the tokens are theirs, and there are fewer now: they have to put them back
+        start = False
+        try:
+            start = await self._tokens.wait(task, index)
+        finally:
+            if not start:
+                self._finished += 1
+                self._give_up(index, item)
+        # There may be more tokens than before, and this item may take long.
+        self.start_workers(COMING)
+        return start
+
+    def _give_up(self, index: int, item: T) -> None:
+        self._lost = True
+        self._sink.cancelled(index, item)
+
+    def _failed(self, index: int, item: T, exc: Exception) -> str | None:
+        if type(exc) is NotAwaitable:
+            # The caller's mistake, and no failure of this item.
+            self._give_up(index, item)
+            msg = f"{trio.lowlevel.current_task().name}: {exc}"
+            raise TypeError(msg) from None
+        secondary = False
+        if trio.current_effective_deadline() == -math.inf:
+            # A failure that came out of the run's cancellation must not be taken for its cause.
+            secondary = came_out_of_cancellation(exc)
+            self._slice.end_now()  # the workers should notice before they take another item
+        return self._sink.failed(index, item, without_worker(exc), secondary=secondary)
+
+    def _interrupted(self, index: int, item: T, exc: BaseException, *, own_scope: bool) -> str | None:
+        """Record what is a failure in `exc`, and raise the rest of it.
+
+        With `own_scope`, a cancellation in it came from a scope that the item left open, and not from around the run.
+        """
+        failure, rest = split_failure(exc)
+        if own_scope and rest is not None and is_cancelled(rest):
+            rest = None
+            if failure is None:
+                msg = "cancelled by a cancel scope that this item left open; loop over async generators in `aclosing`"
+                failure = RuntimeError(msg)
+        try:
+            if failure is None:
+                self._give_up(index, item)
+                reason = None
+            else:
+                reason = self._failed(index, item, failure)
+            if rest is not None:
+                raise_unchanged(rest)
+            return reason
+        finally:
+            del exc, rest, failure  # this frame is in the traceback of what is raised
+
+    @trio.lowlevel.enable_ki_protection
+    async def _left_open(self, task: Task, index: int) -> None:
+        """Deal with a nursery that an item left open: wrong use, under every policy."""
+        if not task.child_nurseries:
+            return
+        self._start_no_more()
+        msg = (
+            f"{self._sink.label(index)} left a nursery open: leave each `async with` block before the function returns"
+        )
+        self._nursery.keep(RuntimeError(msg), "an item left a nursery open")
+        await close_nurseries(task)
