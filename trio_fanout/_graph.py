@@ -190,6 +190,7 @@ class _Graph:
     """
 
     fills = True
+    fed = False
     context_of = None
 
     def __init__(self, steps: Mapping[Any, Step[Any]], names: list[Any], ledger: Ledger) -> None:
@@ -243,6 +244,8 @@ class _Graph:
 
     def stop(self) -> None:
         """Do nothing: no task reads the source."""
+
+    wake_reader = stop
 
     def call(self, ticket: int) -> Awaitable[Any]:
         """Start the first of the steps that are ready."""

@@ -68,12 +68,14 @@ class Ledger:
     def succeeded(self, index: int, item: object, value: object, /) -> str | None:
         """Keep a result. Gives a reason to cancel the run, or None."""
         results = self.results
-        if index < len(results):
+        if index == len(results):
+            results.append(value)
+        elif index < len(results):
             results[index] = value
-            return None
-        while len(results) < index:
-            results.append(MISSING)  # of items that were started before this one, and have not ended
-        results.append(value)
+        else:
+            # Items that were started before this one have not ended: no more of them than are in flight.
+            results += [MISSING] * (index - len(results))
+            results.append(value)
         return None
 
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> str | None:
@@ -256,5 +258,6 @@ def start_ledger(
 ) -> Ledger:
     """The ledger of a run under `policy`, which must be an instance of one of the `allowed` classes."""
     check_policy(policy, allowed, caller)
-    ledger: Ledger = next(_LEDGERS[cls] for cls in allowed if isinstance(policy, cls))(policy, kind, names)
+    made_by = _LEDGERS.get(type(policy)) or next(_LEDGERS[cls] for cls in allowed if isinstance(policy, cls))
+    ledger: Ledger = made_by(policy, kind, names)
     return ledger

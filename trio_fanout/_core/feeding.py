@@ -35,7 +35,7 @@ async def feed(run: Run[T, Any], source: FedQueue[T]) -> None:
     with trio.CancelScope() as scope:
         try:
             await run.begin()
-            while await run.wait_for_room(source.is_full):
+            while await run.wait_for_room(source):
                 source.reading = scope
                 try:
                     source.put(await anext(iterator))  # with no name for it here, an idle run keeps no item alive

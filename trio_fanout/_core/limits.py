@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -129,11 +128,15 @@ class Tokens:
     @trio.lowlevel.enable_ki_protection
     def put_back(self, task: Task) -> None:
         """Put the token of `task` back, if it holds one."""
-        if self.holds(task):
-            self._borrowers.remove(task)
-            self.overdrawn = self.total < len(self._borrowers)
-            with suppress(RuntimeError):  # it has none: see `borrow`
-                self.limiter.release_on_behalf_of(task)
+        if task not in self._borrowers:
+            return
+        self._borrowers.remove(task)
+        try:
+            self.limiter.release_on_behalf_of(task)
+        except RuntimeError:
+            pass  # it has none: see `borrow`
+        if self.overdrawn:
+            self.look()
 
     def turn_away(self) -> None:
         """Have every wait end without a start."""

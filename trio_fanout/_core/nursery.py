@@ -52,7 +52,8 @@ class SingleExceptionNursery:
 
     def cancel(self, reason: str) -> None:
         """Cancel the block and all tasks, if the nursery is open."""
-        if self.cancel_scope is not None:
+        # Asked first, as each task that is cancelled comes here, and Trio's `cancel` asks for the `repr` of the caller.
+        if self.cancel_scope is not None and not self.cancel_scope.cancel_called:
             self.cancel_scope.cancel(reason)
 
     def keep(self, exc: BaseException, reason: str) -> bool:
@@ -95,10 +96,10 @@ class SingleExceptionNursery:
 
     def _choose(self, members: Sequence[BaseException], block: BaseException | None) -> BaseException | None:
         """The exception to be raised; `members` came through Trio's nursery, `block` is a cancellation of the block."""
+        if not members and not self._raised:
+            return self._foreign
         others = [*self._raised, *(member for member in members if not is_cancelled(member))]
         if not others:
-            if not members:
-                return self._foreign
             # Each task has a Cancelled of its own; any one of them tells Trio all there is to tell.
             return first_leaf(members[0]) if block is None else block
         chosen = next((other for other in others if not isinstance(other, Exception)), others[0])

@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from trio.lowlevel import Task
 
     from .limits import Tokens
-    from .sources import Source
+    from .sources import FedQueue, Source
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -136,7 +136,6 @@ class Run(Generic[T, R]):
     taken: int  # items that were taken
     _finished: int  # items that were taken and have ended
     _idle: trio.lowlevel.ParkingLot  # workers that found no item, while some may still arrive
-    _feeder: trio.lowlevel.ParkingLot  # the reader of an async source, while there is no worker for another item
     stopped: bool  # no further item is started, though there may be some
     _exhausted: bool  # the source has ended, and all its items were taken
     _lost: bool  # an item has ended without an outcome
@@ -167,7 +166,6 @@ class Run(Generic[T, R]):
             self._max_workers = min(self._max_workers, source.length)  # more would find nothing: don't look for them
         self._workers = self.taken = self._finished = 0
         self._idle = trio.lowlevel.ParkingLot()
-        self._feeder = trio.lowlevel.ParkingLot()
         self.stopped = self._exhausted = self._lost = False
 
     @trio.lowlevel.enable_ki_protection
@@ -210,7 +208,7 @@ class Run(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     def start_workers(self, most: int = 1) -> None:
         """Wake or start workers for the items that are ready, up to the limit, and until `most` are coming."""
-        if self._follows:
+        if self._follows and self._tokens.limiter.total_tokens != self._tokens.total:
             self._follow_limit()
         unfinished = self.taken - self._finished
         coming = self._workers - len(self._idle) - unfinished
@@ -222,14 +220,14 @@ class Run(Generic[T, R]):
             return
         if self._idle:
             count -= len(self._idle.unpark(count=count))
+        worker = self._guarded_work if self._source.fed else self._work
         for _ in range(count):
-            self._nursery.start_soon(self._worker, name=self._name)
+            self._nursery.start_soon(worker, name=self._name)
             self._workers += 1
 
     def room_freed(self) -> None:
-        """Wake the feeder or a worker: there may be room for another item."""
-        if self._feeder:
-            self._feeder.unpark()
+        """Wake the reader of the source or a worker: there may be room for another item."""
+        self._source.wake_reader()
         self.start_workers()
 
     @trio.lowlevel.enable_ki_protection
@@ -237,7 +235,8 @@ class Run(Generic[T, R]):
         """Have workers exit: all items were taken, and no more arrive."""
         self._exhausted = True
         self._max_workers = 0
-        self._idle.unpark_all()
+        if self._idle:
+            self._idle.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
@@ -246,7 +245,6 @@ class Run(Generic[T, R]):
             return
         self._start_no_more()
         self._source.stop()
-        self._feeder.unpark()
         self._idle.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
@@ -274,18 +272,16 @@ class Run(Generic[T, R]):
         await self._slice.next()
 
     @trio.lowlevel.enable_ki_protection
-    async def wait_for_room(self, is_full: Callable[[], bool]) -> bool:
-        """Wait until a worker is free and the window not full. False once no more items are to be read."""
+    async def wait_for_room(self, source: FedQueue[T]) -> bool:
+        """Wait until a worker is free and the source not full. False once no more items are to be read."""
         if perf_counter() >= self._slice.end:
             await self._slice.next(trio.lowlevel.cancel_shielded_checkpoint)  # shielded: see below
-        while self._max_workers and (
-            self.taken - self._finished + self._source.ready(self.taken) >= self._max_workers or is_full()
-        ):
+        while self._max_workers and (self.unfinished() + source.ready() >= self._max_workers or source.is_full()):
             # Shielded, because a cancel scope that an async source holds open may surround this wait, and its
             # Cancelled should be raised inside of the source, where the scope can catch it. Cancelling the run itself
-            # ends the workers, and the first of them to exit wakes this.
+            # ends the workers, and the first of them to exit wakes this (`_guarded_work`).
             with trio.CancelScope(shield=True):
-                await self._feeder.park()
+                await source.reader.park()
         return bool(self._max_workers)
 
     # What tells how it goes
@@ -309,114 +305,124 @@ class Run(Generic[T, R]):
     # What a worker does
 
     @trio.lowlevel.enable_ki_protection
-    async def _worker(self) -> None:
-        """The task of a worker: what has to be done however it ends."""
-        task = trio.lowlevel.current_task()
+    async def _guarded_work(self) -> None:
+        """A worker for an async source: however it ends, even before its first line, it wakes the reader."""
+        ended = False
+        try:
+            await self._work()
+            ended = True
+        finally:
+            if not ended:
+                self._start_no_more()
+            self._source.wake_reader()
+
+    async def _work(self) -> None:
+        """Run items, one after another, until there are none for this worker."""
         replace = False
         try:
-            replace = await self._work(task)
+            task = trio.lowlevel.current_task()
+            fn, source, sink, slice_, tokens = self._fn, self._source, self._sink, self._slice, self._tokens
+            take, succeeded = source.take, sink.succeeded
+            context, context_of, fills = source.context, source.context_of, source.fills
+            limiter, shared, waiting, follows = tokens.limiter, tokens.shared, tokens.waiting, self._follows
+            watched = watch(task)
+            scope = watched._cancel_status  # noqa: SLF001  # see `watch`
+            has_token = starts_at_once = False
+            if slice_.end and self.cancel_scope.cancel_called:
+                slice_.end_now()  # cancelled since this worker was started
+            while True:
+                if context_of is None and (context or task.context) and not same_context(context, task.context):
+                    # An item left its mark. As in Trio's from_thread: the task runs in the new context from its next step.
+                    task.context = context.copy()
+                    await slice_.next(trio.lowlevel.checkpoint)
+                while perf_counter() >= slice_.end:
+                    await slice_.next()
+                if follows and (tokens.overdrawn or limiter.total_tokens != tokens.total):
+                    self._follow_limit()
+                    if tokens.overdrawn:
+                        tokens.put_back(task)  # an idle worker may hold one, too
+                    has_token = tokens.holds(task)
+                    starts_at_once = has_token and context_of is None
+                if self._workers > self._max_workers and self._workers - len(self._idle) > self._max_workers:
+                    return  # the limit is lower than it was, or no item is to be taken any more
+                # From here to the start of the item nothing waits, but for its token, so that items start in order.
+                entry = take()
+                if entry is None:
+                    if not source.open:
+                        self.source_ended()
+                        return
+                    if context_of is not None:
+                        task.context = context.copy()  # an idle worker keeps nothing alive that an item has set
+                    source.wake_reader()
+                    await self._idle.park()
+                    continue
+                index, item = entry
+                self.taken = index + 1
+                if self._workers != self._max_workers or (fills and self._idle):
+                    if self.stopped:  # by the source itself, as it gave this item
+                        self.taken = index
+                        self._give_up(index, item)
+                        return
+                    self.start_workers(self.taken - self._finished)
+                if waiting or not starts_at_once:
+                    if context_of is not None and not same_context(context_of(item), task.context):
+                        task.context = context_of(item).copy()
+                        may_start = False
+                    else:
+                        may_start = not waiting and (has_token or tokens.borrow(task))
+                    if not (may_start or await self._wait_to_start(task, index, item)):
+                        return
+                    has_token = not shared
+                    starts_at_once = has_token and context_of is None
+                try:
+                    awaitable = fn(item)
+                    if type(awaitable) is not COROUTINE:
+                        check_awaitable(awaitable)
+                    value = await awaitable
+                except Exception as exc:  # noqa: BLE001  # that is what a failure is
+                    reason = self._failed(index, item, exc)
+                except BaseException as exc:  # noqa: BLE001  # raised again, but for what is a failure in it
+                    own_scope = watched._cancel_status is not scope and not scope.effectively_cancelled  # noqa: SLF001
+                    reason = await self._interrupted(task, index, item, exc, own_scope=own_scope)
+                else:
+                    reason = succeeded(index, item, value)
+                finally:
+                    self._finished += 1
+                    if shared:
+                        tokens.put_back(task)
+                if reason is not None:
+                    # Not where the failure is being handled: each task's Cancelled would hold it as its context.
+                    self.cancel(reason)
+                # Drop references: an idle worker must not keep the last item alive, and a failure must not be reachable
+                # from its own traceback.
+                entry = item = awaitable = value = None  # type: ignore[assignment]
+                if watched._cancel_status is not scope:  # noqa: SLF001
+                    await self._close_nurseries(task, index)
+                    replace = True
+                    return  # what the item left open ends with this task
         except BaseException as exc:
-            # A cancellation, a KeyboardInterrupt, a source that raised, wrong use: the nursery cancels the others, who
-            # might never wait and so not notice for a while.
-            self._start_no_more()
-            if not self._nursery.keep(exc, "a worker raised an exception"):
+            if not self._worker_raised(exc):
                 raise
         finally:
-            self._tokens.put_back(task)
-            self._workers -= 1
-            if self._feeder:
-                self._feeder.unpark()
-            if replace:
-                self.start_workers()
+            self._worker_ended(replace=replace)
 
-    @trio.lowlevel.disable_ki_protection
-    async def _work(self, task: Task) -> bool:
-        """Run items, one after another, until there are none for this worker. True if another has to take its place."""
-        fn, source, sink, slice_, tokens, follows = (
-            self._fn,
-            self._source,
-            self._sink,
-            self._slice,
-            self._tokens,
-            self._follows,
-        )
-        take, succeeded = source.take, sink.succeeded
-        context, context_of, fills = source.context, source.context_of, source.fills
-        limiter, shared, waiting = tokens.limiter, tokens.shared, tokens.waiting
-        watched = watch(task)
-        scope = watched._cancel_status  # noqa: SLF001  # see `watch`
-        has_token = False
-        if slice_.end and self.cancel_scope.cancel_called:
-            slice_.end_now()  # cancelled since this worker was started
-        while True:
-            if context_of is None and (context or task.context) and not same_context(context, task.context):
-                # An item left its mark. As in Trio's from_thread: the task runs in the new context from its next step.
-                task.context = context.copy()
-                await slice_.next(trio.lowlevel.checkpoint)
-            while perf_counter() >= slice_.end:
-                await slice_.next()
-            if follows and (tokens.overdrawn or limiter.total_tokens != tokens.total):
-                self._follow_limit()
-                if tokens.overdrawn:
-                    tokens.put_back(task)  # an idle worker may hold one, too
-                has_token = tokens.holds(task)
-            if self._workers > self._max_workers and self._workers - len(self._idle) > self._max_workers:
-                return False  # the limit is lower than it was, or no item is to be taken any more
-            # From here to the start of the item nothing waits, but for its token, so that items start in order.
-            entry = take()
-            if entry is None:
-                if not source.open:
-                    self.source_ended()
-                    return False
-                if context_of is not None:
-                    task.context = context.copy()  # an idle worker keeps nothing alive that an item has set
-                if self._feeder:
-                    self._feeder.unpark()
-                await self._idle.park()
-                continue
-            index, item = entry
-            if self.stopped:  # by the source itself, as it gave this item
-                self._give_up(index, item)
-                return False
-            self.taken = index + 1
-            if self._workers != self._max_workers or (fills and self._idle):
-                self.start_workers(max(COMING, self.taken - self._finished))
-            if (
-                waiting
-                or not (has_token or tokens.borrow(task))
-                or (context_of is not None and not same_context(context_of(item), task.context))
-            ):
-                if context_of is not None:
-                    task.context = context_of(item).copy()
-                if not await self._wait_to_start(task, index, item):
-                    return False
-            has_token = not shared
-            try:
-                awaitable = fn(item)
-                if type(awaitable) is not COROUTINE:
-                    check_awaitable(awaitable)
-                value = await awaitable
-            except Exception as exc:  # noqa: BLE001  # that is what a failure is
-                reason = self._failed(index, item, exc)
-            except BaseException as exc:  # noqa: BLE001  # raised again, but for what is a failure in it
-                own_scope = watched._cancel_status is not scope and not scope.effectively_cancelled  # noqa: SLF001
-                reason = self._interrupted(index, item, exc, own_scope=own_scope)
-            else:
-                reason = succeeded(index, item, value)
-            finally:
-                self._finished += 1
-                if shared:
-                    tokens.put_back(task)
-                if watched._cancel_status is not scope:  # noqa: SLF001
-                    await self._left_open(task, index)
-            if reason is not None:
-                # Not where the failure is being handled: each task's Cancelled would hold it as its context.
-                self.cancel(reason)
-            # Drop references: an idle worker must not keep the last item alive, and a failure must not be reachable
-            # from its own traceback.
-            entry = item = awaitable = value = None  # type: ignore[assignment]
-            if watched._cancel_status is not scope:  # noqa: SLF001
-                return True  # the scope that the item left open ends with this task
+    @trio.lowlevel.enable_ki_protection
+    def _worker_raised(self, exc: BaseException) -> bool:
+        """Keep what has ended a worker, and cancel the run. False if it is to be raised into the nursery.
+
+        It is a cancellation, a KeyboardInterrupt, what the source raised, wrong use. The other workers might never wait,
+        and so not notice for a while.
+        """
+        self._start_no_more()
+        return self._nursery.keep(exc, "a worker raised an exception")
+
+    @trio.lowlevel.enable_ki_protection
+    def _worker_ended(self, *, replace: bool) -> None:
+        """Put back what the worker has."""
+        self._tokens.put_back(trio.lowlevel.current_task())
+        self._workers -= 1
+        if replace:
+            self.start_workers()
 
     def _follow_limit(self) -> None:
         """Have as many workers as the limiter has tokens now."""
@@ -457,7 +463,7 @@ class Run(Generic[T, R]):
             self._slice.end_now()  # the workers should notice before they take another item
         return self._sink.failed(index, item, without_worker(exc), secondary=secondary)
 
-    def _interrupted(self, index: int, item: T, exc: BaseException, *, own_scope: bool) -> str | None:
+    async def _interrupted(self, task: Task, index: int, item: T, exc: BaseException, *, own_scope: bool) -> str | None:
         """Record what is a failure in `exc`, and raise the rest of it.
 
         With `own_scope`, a cancellation in it came from a scope that the item left open, and not from around the run.
@@ -475,19 +481,18 @@ class Run(Generic[T, R]):
             else:
                 reason = self._failed(index, item, failure)
             if rest is not None:
+                await self._close_nurseries(task, index)
                 raise_unchanged(rest)
             return reason
         finally:
             del exc, rest, failure  # this frame is in the traceback of what is raised
 
     @trio.lowlevel.enable_ki_protection
-    async def _left_open(self, task: Task, index: int) -> None:
+    async def _close_nurseries(self, task: Task, index: int) -> None:
         """Deal with a nursery that an item left open: wrong use, under every policy."""
         if not task.child_nurseries:
             return
         self._start_no_more()
-        msg = (
-            f"{self._sink.label(index)} left a nursery open: leave each `async with` block before the function returns"
-        )
+        msg = f"{self._sink.label(index)} left a nursery open: leave its `async with` block before the function returns"
         self._nursery.keep(RuntimeError(msg), "an item left a nursery open")
         await close_nurseries(task)

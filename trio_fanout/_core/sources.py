@@ -8,6 +8,7 @@ A source numbers its items from 0, in order. All workers share it:
 - `fills` tells whether it is ever open. If not, no worker waits.
 - `ready(taken)` is how many more workers would find an item, when `taken` items have been taken.
 - `length` is how many items there are in all, or None.
+- `stop()` and `wake_reader()` are for a source that a task reads: stop reading, look whether there is room.
 - `drop()` discards the items that nobody has taken, when none will be started any more.
 - `context` has the context variables that items see. Where each item brings its own, `context_of(item)` gives it.
 """
@@ -19,12 +20,13 @@ import functools
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+import trio
+
 from .arguments import check_iterable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 
-    import trio
     from typing_extensions import TypeIs
 
 T = TypeVar("T")
@@ -39,6 +41,8 @@ class Source(Protocol[T_co]):
     @property
     def fills(self) -> bool: ...
     @property
+    def fed(self) -> bool: ...
+    @property
     def length(self) -> int | None: ...
     @property
     def context(self) -> contextvars.Context: ...
@@ -48,6 +52,7 @@ class Source(Protocol[T_co]):
     def ready(self, taken: int, /) -> float: ...
     def drop(self) -> Sequence[tuple[int, T_co]]: ...
     def stop(self) -> None: ...
+    def wake_reader(self) -> None: ...
 
 
 class Pull(Generic[T]):
@@ -56,6 +61,7 @@ class Pull(Generic[T]):
     __slots__ = ("context", "length", "take")
     open = False
     fills = False
+    fed = False
     context_of = None
 
     def __init__(self, items: Iterable[T]) -> None:
@@ -83,12 +89,15 @@ class Pull(Generic[T]):
     def stop(self) -> None:
         """Do nothing: no task reads the source."""
 
+    wake_reader = stop
+
 
 class Queue(Generic[T]):
     """A queue that is filled from outside; base class for async sources and for groups."""
 
     __slots__ = ("_waiting", "context", "given")
     fills = True
+    fed = False
     length: int | None = None
     context_of: Callable[[Any], contextvars.Context] | None = None
 
@@ -119,11 +128,14 @@ class Queue(Generic[T]):
     def stop(self) -> None:
         """Do nothing: no task reads the source."""
 
+    wake_reader = stop
+
 
 class FedQueue(Queue[T]):
     """The items of an async iterable, which one task reads: `feed`."""
 
-    __slots__ = ("items", "length", "open", "reading")
+    __slots__ = ("items", "length", "open", "reader", "reading")
+    fed = True
 
     def __init__(self, items: AsyncIterable[T]) -> None:
         super().__init__()
@@ -131,6 +143,7 @@ class FedQueue(Queue[T]):
         self.length = length_of(items)
         self.open = True  # until the iterator has ended
         self.reading: trio.CancelScope | None = None  # around the iterator, while its next item is awaited
+        self.reader = trio.lowlevel.ParkingLot()  # where the task that reads waits for room
 
     def is_full(self) -> bool:
         """Whether to read no further, though a worker may be free: never, where the workers are the only limit."""
@@ -144,6 +157,12 @@ class FedQueue(Queue[T]):
         """Stop reading."""
         if self.reading is not None:
             self.reading.cancel("no more items are started")
+        self.wake_reader()
+
+    def wake_reader(self) -> None:
+        """Have the task that reads look whether there is room."""
+        if self.reader:
+            self.reader.unpark()
 
 
 def is_async(items: Iterable[T] | AsyncIterable[T]) -> TypeIs[AsyncIterable[T]]:

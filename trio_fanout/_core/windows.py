@@ -54,6 +54,7 @@ class WindowedPull(Generic[T]):
 
     __slots__ = ("_pull", "_refused", "_window", "context", "length", "open")
     fills = True
+    fed = False
     context_of = None
 
     def __init__(self, items: Iterable[T], window: Window) -> None:
@@ -89,6 +90,8 @@ class WindowedPull(Generic[T]):
 
     def stop(self) -> None:
         """Do nothing: no task reads the source."""
+
+    wake_reader = stop
 
 
 class WindowedQueue(FedQueue[T]):
