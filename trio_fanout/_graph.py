@@ -198,9 +198,12 @@ class _Graph:
         self.length = len(names)
         self._ledger = ledger
         place = {name: index for index, name in enumerate(names)}
-        self._steps = [(step.fn, tuple(map(place.__getitem__, step.needs)), step.settled) for step in steps.values()]
+        self._steps = [
+            (_task_name(name), step.fn, tuple(map(place.__getitem__, step.needs)), step.settled)
+            for name, step in steps.items()
+        ]
         self._sorter = self._sort()
-        self._needed = {need for _, needs, _ in self._steps for need in needs}
+        self._needed = {need for _, _, needs, _ in self._steps for need in needs}
         # A heap: of those that are ready, the first in the mapping starts first.
         self._ready = sorted(self._sorter.get_ready())
         self._tickets = 0  # taken, of which
@@ -217,7 +220,7 @@ class _Graph:
         return sorter
 
     def _needs(self) -> dict[int, tuple[int, ...]]:
-        return {index: needs for index, (_, needs, _) in enumerate(self._steps)}
+        return {index: needs for index, (_, _, needs, _) in enumerate(self._steps)}
 
     # The source
 
@@ -229,7 +232,7 @@ class _Graph:
     def take(self) -> tuple[int, int] | None:
         """Take a ticket, for one of the steps that are ready."""
         ticket = self._tickets
-        if self.ready(ticket) <= 0:
+        if len(self._ready) <= ticket - len(self.started):
             return None
         self._tickets += 1
         return ticket, ticket
@@ -251,8 +254,8 @@ class _Graph:
         """Start the first of the steps that are ready."""
         index = heappop(self._ready)
         self.started.append(index)
-        fn, needs, settled = self._steps[index]
-        trio.lowlevel.current_task().name = f"run_graph({_short(self._ledger.name(index))})"
+        name, fn, needs, settled = self._steps[index]
+        trio.lowlevel.current_task().name = name
         if not needs:
             return fn()
         results, failures = self._ledger.results, self._ledger.failures
@@ -267,14 +270,15 @@ class _Graph:
         index = self.started[ticket]
         self._ended += 1
         self._ledger.succeeded(index, item, value)
-        self._add_ready(index)
+        if index in self._needed:
+            self._add_ready(index)
 
     def failed(self, ticket: int, item: int, exc: Exception, /, *, secondary: bool) -> str | None:
         """Keep the failure, skip the steps that depend on it, and add those that do with it as with a result."""
         index = self.started[ticket]
         self._ended += 1
         reason = self._ledger.failed(index, item, exc, secondary=secondary)
-        if self._ledger.skips_dependents:
+        if index in self._needed and self._ledger.skips_dependents:
             self._add_ready(index)
         return reason
 
@@ -288,22 +292,18 @@ class _Graph:
 
     def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
         """Choose what the call raises."""
-        left = [index for index in range(self.length) if not self._has_outcome(index)]
-        if left and self._ledger.failures and self._ledger.skips_dependents:
+        failures, results = self._ledger.failures, self._ledger.results
+        if not complete and failures and self._ledger.skips_dependents:
             # The run was cut short. In an order in which needs come first, so that a chain of skipped steps is told
             # link by link.
             for index in TopologicalSorter(self._needs()).static_order():
-                if not self._has_outcome(index):
+                if index not in failures and (index >= len(results) or results[index] is MISSING):
                     self._skip(index)
-        return self._ledger.conclude(leaving, self.length, complete=not left)
-
-    def _has_outcome(self, index: int) -> bool:
-        results = self._ledger.results
-        return index in self._ledger.failures or (index < len(results) and results[index] is not MISSING)
+        return self._ledger.conclude(leaving, self.length, complete=complete or not self.length)
 
     def _add_ready(self, index: int) -> None:
         """Add the steps that are ready now that one has ended, or skip them, and then what depends on them."""
-        ended = [index] if index in self._needed else []
+        ended = [index]
         while ended:
             self._sorter.done(*ended)
             ended = []
@@ -315,7 +315,7 @@ class _Graph:
 
     def _skip(self, index: int) -> bool:
         """Record that a step was skipped, if one of its needs failed. A settled step is not."""
-        _, needs, settled = self._steps[index]
+        _, _, needs, settled = self._steps[index]
         failures = self._ledger.failures
         failed = None if settled else next((need for need in needs if need in failures), None)
         if failed is None:
@@ -325,5 +325,5 @@ class _Graph:
         return True
 
 
-def _short(name: object) -> str:
-    return name if isinstance(name, str) else label("", name).strip()
+def _task_name(name: object) -> str:
+    return f"run_graph({name if isinstance(name, (str, int)) else label('', name).strip()})"

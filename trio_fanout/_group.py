@@ -337,7 +337,7 @@ class Group(metaclass=NoPublicConstructor):
         """
         check_function(fn)
         check_in_run(self._trio_token, "start_soon()")
-        if not self._jobs.open:
+        if self._jobs.closing and not self._jobs.open:
             msg = "start_soon() after the end of the group: no job can be started any more"
             raise RuntimeError(msg)
         handle: Handle[R] = create(Handle, self._jobs.add(fn, args))

@@ -17,14 +17,15 @@ def is_group(exc: BaseException | None) -> TypeIs[BaseExceptionGroup[BaseExcepti
 
 def is_cancelled(exc: BaseException) -> bool:
     """Whether `exc` is a cancellation and nothing else."""
+    # By its type, as `Cancelled` is final: `isinstance` takes ten times as long, because of its metaclass.
     if is_group(exc):
         return all(map(is_cancelled, exc.exceptions))
-    return isinstance(exc, trio.Cancelled)
+    return type(exc) is trio.Cancelled
 
 
 def split_cancelled(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
     """The part of `exc` that is a cancellation, and the rest of it; either may be None."""
-    if isinstance(exc, trio.Cancelled):
+    if type(exc) is trio.Cancelled:
         return exc, None
     if not is_group(exc):
         return None, exc

@@ -135,8 +135,7 @@ class Tokens:
             self.limiter.release_on_behalf_of(task)
         except RuntimeError:
             pass  # it has none: see `borrow`
-        if self.overdrawn:
-            self.look()
+        self.overdrawn = self.total < len(self._borrowers)
 
     def turn_away(self) -> None:
         """Have every wait end without a start."""

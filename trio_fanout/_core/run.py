@@ -208,12 +208,14 @@ class Run(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     def start_workers(self, most: int = 1) -> None:
         """Wake or start workers for the items that are ready, up to the limit, and until `most` are coming."""
-        if self._follows and self._tokens.limiter.total_tokens != self._tokens.total:
-            self._follow_limit()
         unfinished = self.taken - self._finished
         coming = self._workers - len(self._idle) - unfinished
+        if coming >= most:
+            return
+        if self._follows and self._tokens.limiter.total_tokens != self._tokens.total:
+            self._follow_limit()
         room = self._max_workers - unfinished
-        if coming >= most or coming >= room:
+        if coming >= room:
             return
         count = int(min(self._source.ready(self.taken), most, room)) - coming
         if count <= 0:
@@ -365,8 +367,9 @@ class Run(Generic[T, R]):
                         return
                     self.start_workers(self.taken - self._finished)
                 if waiting or not starts_at_once:
-                    if context_of is not None and not same_context(context_of(item), task.context):
-                        task.context = context_of(item).copy()
+                    wanted = context if context_of is None else context_of(item)
+                    if (wanted or task.context) and not same_context(wanted, task.context):
+                        task.context = wanted.copy()  # from the next step of the task, so it has to wait for one
                         may_start = False
                     else:
                         may_start = not waiting and (has_token or tokens.borrow(task))
@@ -382,7 +385,11 @@ class Run(Generic[T, R]):
                 except Exception as exc:  # noqa: BLE001  # that is what a failure is
                     reason = self._failed(index, item, exc)
                 except BaseException as exc:  # noqa: BLE001  # raised again, but for what is a failure in it
-                    own_scope = watched._cancel_status is not scope and not scope.effectively_cancelled  # noqa: SLF001
+                    left_open = watched._cancel_status is not scope  # noqa: SLF001
+                    if type(exc) is trio.Cancelled and not left_open:
+                        self._give_up(index, item)
+                        raise
+                    own_scope = left_open and not scope.effectively_cancelled
                     reason = await self._interrupted(task, index, item, exc, own_scope=own_scope)
                 else:
                     reason = succeeded(index, item, value)

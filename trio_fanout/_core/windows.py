@@ -37,12 +37,8 @@ class Window:
 
     def available(self) -> float:
         """How many more items may be outstanding."""
-        limit = self._tokens.workers
+        limit = self._tokens.total or 1  # with no tokens, one item still waits for one
         return limit + (limit if self._buffer is None else self._buffer) - self.outstanding
-
-    def take(self) -> None:
-        """Count an item that was taken."""
-        self.outstanding += 1
 
     def free(self) -> None:
         """Count an item that was handed over, or never will be."""
@@ -74,7 +70,7 @@ class WindowedPull(Generic[T]):
         if entry is None:
             self.open = False
         else:
-            self._window.take()
+            self._window.outstanding += 1
         return entry
 
     def ready(self, taken: int, /) -> float:
@@ -105,7 +101,7 @@ class WindowedQueue(FedQueue[T]):
 
     def put(self, item: T) -> None:
         """Add an item at the end."""
-        self._window.take()
+        self._window.outstanding += 1
         super().put(item)
 
     def is_full(self) -> bool:
