@@ -118,7 +118,10 @@ def same_context(a: contextvars.Context, b: contextvars.Context) -> bool:
     return len(a) == len(b) and all(map(is_, a, b)) and all(map(is_, a.values(), b.values()))
 
 
-class _NoWatch:
+_SHOWS_SCOPES = hasattr(trio.lowlevel.Task, "_cancel_status")
+
+
+class _Unwatched:
     _cancel_status = None
 
 
@@ -128,7 +131,7 @@ def watch(task: Any) -> Any:
     An item may leave a scope open in its task, and so may a nursery, which has one of its own. Trio shows this only in
     that private attribute of the task; should it go, then what items leave open is not noticed.
     """
-    return task if hasattr(task, "_cancel_status") else _NoWatch
+    return task if _SHOWS_SCOPES else _Unwatched
 
 
 async def close_nurseries(task: Task) -> None:

@@ -330,8 +330,8 @@ class Run(Generic[T, R]):
             watched = watch(task)
             scope = watched._cancel_status  # noqa: SLF001  # see `watch`
             has_token = starts_at_once = False
-            if slice_.end and self.cancel_scope.cancel_called:
-                slice_.end_now()  # cancelled since this worker was started
+            if fills and slice_.end and self.cancel_scope.cancel_called:
+                slice_.end_now()  # cancelled since this worker was started, which may be long after the run was
             while True:
                 if context_of is None and (context or task.context) and not same_context(context, task.context):
                     # An item left its mark. As in Trio's from_thread: the task runs in the new context from its next step.
@@ -373,6 +373,7 @@ class Run(Generic[T, R]):
                         may_start = False
                     else:
                         may_start = not waiting and (has_token or tokens.borrow(task))
+                    wanted = None  # or it would keep alive what is in it
                     if not (may_start or await self._wait_to_start(task, index, item)):
                         return
                     has_token = not shared
