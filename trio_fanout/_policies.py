@@ -14,19 +14,13 @@ import trio
 from outcome import Error, Outcome, Value
 
 from ._arguments import check_count, check_seconds, got
-from ._errors import FanOutError, Unfinished
+from ._errors import FanOutError, Notes, Unfinished, label
 from ._nursery import chain, chain_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from ._run import Run
-
-SHOWN_FAILURES = 10
-"""How many other failures are told of, a line each, in the notes of the one that `FailFast` raises."""
-
-SHOWN_MESSAGE = 80
-"""How many characters of their messages."""
 
 
 def _seconds_or_none(_: object, field: attrs.Attribute[float | None], value: object) -> None:
@@ -128,7 +122,8 @@ class Ledger:
     def __init__(self, policy: object, noun: str, names: Sequence[Hashable] | None) -> None:
         self.results: dict[int, Any] = {}
         self.failures: dict[int, Exception] = {}
-        self._noun: Final = noun
+        self._items: dict[int, Any] = {}  # those that failed, for the error to give back
+        self._notes: Final = Notes(noun)
         self._names: Final = names
 
     def name(self, index: int) -> Any:
@@ -143,6 +138,8 @@ class Ledger:
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> object:
         """Keep a failure. True ends the run."""
         self.failures[index] = exc
+        if self._notes.kind == "item":  # a job or a step is no item to try again
+            self._items[index] = item
         return False
 
     def cancelled(self, index: int, item: object, /) -> None:
@@ -157,8 +154,10 @@ class Ledger:
         if not self.failures:
             return None
         failures = {self.name(index): exc for index, exc in sorted(self.failures.items())}
+        self._notes.name_items(failures)
         results = {self.name(index): value for index, value in sorted(self.results.items())}
-        return FanOutError(failures, results, total)
+        items = {index: self._items[index] for index in failures if index in self._items}
+        return FanOutError(failures, results, total, items=items)
 
     def conclude(self, run: Run[Any, Any], leaving: BaseException | None) -> BaseException | None:
         """What leaves the run, from which `leaving` would, if it were not for its failures."""
@@ -188,6 +187,7 @@ class Ledger:
         """Forget all: a failure's traceback leads here, and so must not be found here."""
         self.failures = {}
         self.results = {}
+        self._items = {}
 
     def value(self, count: int, was_started: Callable[[int], bool]) -> Any:
         """What the call gives back, given how many items there are and which of them were started."""
@@ -198,23 +198,17 @@ class FailFastLedger(Ledger):
     _primary: int | None = None  # the lowest index of those that did not come out of the cancellation
 
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> object:
-        self.failures[index] = exc
+        super().failed(index, item, exc, secondary=secondary)
         if not secondary and (self._primary is None or index < self._primary):
             self._primary = index
         return True
 
-    def _label(self, index: int) -> str:
-        return f"{self._noun} {self.name(index)!r}"
-
     def error(self, total: int) -> Exception | None:
         index = min(self.failures) if self._primary is None else self._primary
         exc = self.failures[index]
-        others = sorted(self.failures.items())
-        _add_note(exc, self._label(index))
-        for other, other_exc in [entry for entry in others if entry[0] != index][:SHOWN_FAILURES]:
-            _add_note(exc, f"{self._label(other)} also failed: {_in_a_line(other_exc)}")
-        if len(others) - 1 > SHOWN_FAILURES:
-            _add_note(exc, f"and {len(others) - 1 - SHOWN_FAILURES} more")
+        self._notes.add(exc, label(self._notes.kind, self.name(index)))
+        others = {self.name(other): self.failures[other] for other in sorted(self.failures) if other != index}
+        self._notes.tell_others(exc, others)
         return exc
 
 
@@ -224,7 +218,7 @@ class CollectLedger(Ledger):
         self._max_failures: Final = math.inf if policy.max_failures is None else policy.max_failures
 
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> object:
-        self.failures[index] = exc
+        super().failed(index, item, exc, secondary=secondary)
         return len(self.failures) >= self._max_failures
 
 
@@ -234,6 +228,10 @@ class SettleLedger(Ledger):
     def __init__(self, policy: Settle, noun: str, names: Sequence[Hashable] | None) -> None:
         super().__init__(policy, noun, names)
         self.move_on_after = policy.move_on_after
+
+    def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> object:
+        self.failures[index] = exc  # and not the item: there is no error that would give it back
+        return False
 
     def error(self, total: int) -> Exception | None:
         return None
@@ -248,7 +246,7 @@ class SettleLedger(Ledger):
             return Value(self.results[index])
         if index in self.failures:
             return Error(self.failures[index])
-        return Error(Unfinished(self.name(index), was_started(index)))
+        return Error(Unfinished(self.name(index), was_started(index), kind=self._notes.kind))
 
 
 class FirstSuccessLedger(Ledger):
@@ -299,18 +297,3 @@ def check_never_moves_on(policy: object, caller: str) -> None:
     if isinstance(policy, Settle) and policy.move_on_after is not None:
         msg = f"policy of {caller} must be Settle() without move_on_after, got move_on_after={policy.move_on_after!r}"
         raise TypeError(msg)
-
-
-def _add_note(exc: Exception, note: str) -> None:
-    try:
-        exc.add_note(note)
-    except Exception:  # noqa: BLE001, S110
-        pass  # a frozen class, say: the exception matters, the note does not
-
-
-def _in_a_line(exc: Exception) -> str:
-    try:
-        message = " ".join(str(exc).split())
-    except Exception:  # noqa: BLE001
-        message = "(its message cannot be printed)"
-    return type(exc).__name__ + (f": {message[:SHOWN_MESSAGE]}" if message else "")
