@@ -278,7 +278,7 @@ async def test_odd_exceptions_break_nothing(cls: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", ODD, ids=lambda cls: cls.__name__)
-async def test_odd_exceptions_are_told_of_by_fail_fast(cls: Any) -> None:
+async def test_odd_exceptions_are_told_of_under_fail_fast(cls: Any) -> None:
     for _ in range(2):
         with pytest.raises((ValueError, cls)):
             await fanout.map(functools.partial(raise_odd, cls=cls), range(4))
@@ -512,7 +512,7 @@ async def test_only_failed_items_are_kept_and_only_by_the_error() -> None:
     error = await failures_of(fn, map(Item, range(10)))
     assert [item.number for item in error.items.values()] == [1, 3, 5, 7, 9]
     assert [item() for item in seen[1::2]] == list(error.items.values())
-    assert [item() for item in seen[::2]] == [None] * 5
+    assert sum(item() is not None for item in seen[::2]) <= 1  # an `enumerate` in the traceback keeps its last pair
     del error
     gc.collect()  # pytest's `excinfo` and a traceback know each other
     assert [item() for item in seen] == [None] * 10
