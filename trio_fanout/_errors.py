@@ -43,7 +43,7 @@ MAX_NOTES: Final = 100
 
 def label(kind: str, name: object) -> str:
     """What notes and messages call an item: `item 3`, `job 3`, `step 'plan'`."""
-    return f"{kind} {_safe_repr(name)}"
+    return f"{kind} {safe_repr(name)}"
 
 
 def one_line(exc: BaseException) -> str:
@@ -60,11 +60,12 @@ def one_line(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {line}" if line else type(exc).__name__
 
 
-def _safe_repr(name: object) -> str:
+def safe_repr(value: object) -> str:
+    """The repr of something, cut short where that is long."""
     try:
-        text = str.__str__(repr(name))
+        text = str.__str__(repr(value))
     except Exception:  # noqa: BLE001
-        return f"<{type(name).__name__} repr() failed>"
+        return f"<{type(value).__name__} repr() failed>"
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
@@ -87,8 +88,8 @@ def _types(failures: Iterable[Exception]) -> str:
 
 def _indices(failures: Mapping[Any, Exception]) -> str:
     if len(failures) <= MAX_INDICES:
-        return ", ".join(map(_safe_repr, failures))
-    return f"{', '.join(map(_safe_repr, islice(failures, FEW_INDICES)))} and {len(failures) - FEW_INDICES} more"
+        return ", ".join(map(safe_repr, failures))
+    return f"{', '.join(map(safe_repr, islice(failures, FEW_INDICES)))} and {len(failures) - FEW_INDICES} more"
 
 
 def _why(failures: Mapping[Any, Exception]) -> str:
@@ -395,4 +396,4 @@ class DependencyFailed(Exception):
         self.dependency = dependency
 
     def __str__(self) -> str:
-        return f"{label('step', self.step)} was not run, because {_safe_repr(self.dependency)} failed"
+        return f"{label('step', self.step)} was not run, because {safe_repr(self.dependency)} failed"
