@@ -33,6 +33,13 @@ ERRORS = {
 }
 
 
+COPIES: list[Any] = [
+    *(lambda error, n=n: pickle.loads(pickle.dumps(error, n)) for n in range(2, 6)),
+    copy.copy,
+    copy.deepcopy,
+]
+
+
 async def error_of(errors: dict[int, Exception], total: int) -> fanout.FanOutError:
     async def fn(x: int) -> int:
         if x in errors:
@@ -445,6 +452,19 @@ def test_texts_take_names_that_cannot_be_shown() -> None:
         "step <Nameless repr() failed> was not run, because 'a' failed"
     )
     assert str(fanout.Unfinished(Nameless(), started=False)) == "item <Nameless repr() failed> was not started in time"
+
+
+async def test_unfinished_steps_are_called_steps(autojump_clock: MockClock) -> None:
+    steps: dict[Any, Any] = {"plan": fanout.Step(trio.sleep_forever), 2: fanout.Step(double, ["plan"])}
+    outcomes = await fanout.run_graph(steps, policy=fanout.Settle(move_on_after=1))
+    told = ["step 'plan' was started but not finished in time", "step 2 was not started in time"]
+    errors = [one.error for one in outcomes.values()]  # type: ignore[union-attr]
+    assert list(map(str, errors)) == told
+    for duplicate in COPIES:
+        assert list(map(str, duplicate(errors))) == told
+    (one,) = await fanout.map(trio.sleep, [9], policy=fanout.Settle(move_on_after=1))
+    assert str(one.error) == "item 0 was started but not finished in time"  # type: ignore[union-attr]
+    assert str(fanout.DependencyFailed("plan", "book")) == "step 'plan' was not run, because 'book' failed"
 
 
 def test_an_error_without_failures_cannot_be_made() -> None:
@@ -1015,9 +1035,6 @@ def same(a: fanout.FanOutError, b: fanout.FanOutError) -> None:
     assert repr(a.failures) == repr(b.failures)
     assert repr(a.exceptions) == repr(b.exceptions)
     assert all(x is y for x, y in zip(b.failures.values(), b.exceptions, strict=True))
-
-
-COPIES = [*(lambda error, n=n: pickle.loads(pickle.dumps(error, n)) for n in range(2, 6)), copy.copy, copy.deepcopy]
 
 
 @pytest.mark.parametrize("duplicate", COPIES)

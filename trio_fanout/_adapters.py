@@ -54,7 +54,7 @@ class Blocking(Generic[R]):
         except Exception:
             raise
         except BaseException as exc:
-            raise self.failure(exc) from exc
+            raise self.failure(exc) from exc  # noqa: ASYNC104  # no task of Trio's runs here
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
                 value.close()  # or Python would warn that it was never awaited

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sysconfig
 from collections import Counter, defaultdict, deque
 from itertools import chain, count, islice
 from pathlib import Path
@@ -345,8 +344,7 @@ def _is_own(filename: str) -> bool:
 
 _LIBRARIES: Final = (
     "<frozen ",  # modules of the standard library that come with the interpreter
-    *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")},
-    str(Path(__file__).parent) + os.sep,
+    *(str(Path(file).parent) + os.sep for file in (functools.__file__, __file__)),  # the others, and this package
 )
 _SITE_PACKAGES: Final = frozenset({"site-packages", "dist-packages"})  # of any environment; the second is Debian's
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import functools
 import logging
-import operator
 import threading
 from collections import deque
 from concurrent.futures import CancelledError, Executor, Future
@@ -159,7 +158,7 @@ class _Call(Generic[R]):
             self._canceller.cancel(future)
         try:
             future.add_done_callback(self._done)
-        except BaseException as exc:  # noqa: BLE001  # it will never tell what comes of it, so nothing can wait for it
+        except BaseException as exc:  # noqa: ASYNC103, BLE001  # it will never tell what comes of it: no use to wait
             self._future = None
             self._canceller.cancel(future)
             self._resume(self._failure(_cut_loose(exc, future)))
@@ -182,7 +181,7 @@ class _Call(Generic[R]):
         self._future = None  # which has this as a callback, and so would make a cycle
         try:
             result = self._outcome_of(future)
-        except BaseException as exc:  # noqa: BLE001  # raised here it would end the Trio run, and the task never woke
+        except BaseException as exc:  # noqa: ASYNC103, BLE001  # raised here, it would be Trio's internal error
             result = self._failure(_cut_loose(exc, future))
         self._resume(result)
         del result  # or this frame, to which the traceback of a Cancelled leads, would make a cycle
@@ -219,6 +218,10 @@ def _cut_loose(exc: BaseException, future: Future[Any]) -> BaseException:
     return BaseException.with_traceback(exc, tb)  # that of its class may do anything
 
 
+def _cancel(future: Future[Any]) -> bool:
+    return future.cancel()
+
+
 class _Canceller:
     """Cancels futures in a worker thread, one after another.
 
@@ -241,7 +244,7 @@ class _Canceller:
     def _work(self) -> None:
         while True:
             while self._futures:
-                cancelled = outcome.capture(operator.methodcaller("cancel"), self._futures.popleft())
+                cancelled = outcome.capture(_cancel, self._futures.popleft())
                 if isinstance(cancelled, outcome.Error):  # so it is not, and the call is waited for
                     logger.error("Future.cancel() raised", exc_info=cancelled.error)
             self._at_work.release()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import multiprocessing
 import signal
 import sys
 from types import FunctionType
@@ -106,6 +105,8 @@ def _check_main_is_imported() -> None:
     whole program, once for each worker; and where the program gets over it, it goes on, and does its work again. All
     this process is for is to import the module. The parent gets a `BrokenWorkerError`.
     """
+    import multiprocessing  # noqa: PLC0415  # not needed to import this package, and imported by trio-parallel
+
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing asks itself
         sys.exit(f"in_process was called while a worker process imported the main module: {_MAIN_GUARD}")
 
