@@ -801,6 +801,37 @@ async def test_leaves_no_cycles():
         del pool, nursery, finish
 
 
+@pytest.mark.parametrize("broken", ["add_done_callback", "cancelled", "exception", "result", "function"])
+async def test_what_an_executor_does_wrong_leaves_no_cycles(broken):
+    class Broken(Future):
+        pass
+
+    def fail(self, *args):
+        raise SystemExit(3)
+
+    setattr(Broken, broken, fail)
+
+    class Inline(ByHand):
+        def submit(self, fn, *args):
+            future = Broken()
+            try:
+                future.set_result(fn(*args))
+            except RuntimeError as exc:
+                future.set_exception(exc)
+            return future
+
+    async def call(fn):
+        try:
+            await fn(3)
+        except RuntimeError as exc:
+            del exc
+
+    pool = Inline()
+    await call(in_executor(pool, sys.exit))
+    with no_cycles():
+        await call(in_executor(pool, leave if broken == "function" else square))
+
+
 async def test_failure_does_not_keep_its_future():
     """Also where the executor has raised it once, in a frame that knows the future; Dask does."""
     pool = ByHand()
