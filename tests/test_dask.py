@@ -32,6 +32,14 @@ def fail_by_key(item):
     return {item: "found"}[min(item, 2)]
 
 
+def in_disguise(item):
+    return coroutine_function(item)
+
+
+async def coroutine_function(item):
+    raise AssertionError(item)
+
+
 def kill_the_worker_once(mark, item):
     """Return the item, but for the first time that 100 comes up: then die, with all that this worker was doing."""
     if item == 100 and not mark.exists():
@@ -124,6 +132,40 @@ async def test_what_cannot_be_pickled_is_one_items_failure(executor):
     outcomes = await fanout.map(in_executor(executor, square), [1, threading.Lock(), 3], policy=fanout.Settle())
     assert isinstance(outcomes[1].error, Exception)
     assert [outcomes[0].unwrap(), outcomes[2].unwrap()] == [1, 9]
+
+
+async def test_async_function_in_disguise_is_a_type_error(executor):
+    """And the call ends, where Dask would never get hold of a coroutine."""
+    with pytest.raises(
+        TypeError, match="fn of in_executor must be a function that is not async, but in_disguise returned"
+    ):
+        await in_executor(executor, in_disguise)(0)
+
+
+async def test_exit_is_one_items_failure_and_the_worker_lives(client, executor):
+    workers = client.run(os.getpid)
+    outcomes = await fanout.map(in_executor(executor, sys.exit), range(3), policy=fanout.Settle())
+    assert [str(one.error) for one in outcomes] == [
+        f"exit raised SystemExit({code}), which under in_executor ends just this call" for code in range(3)
+    ]
+    assert client.run(os.getpid) == workers
+
+
+async def test_tasks_are_named_after_the_function(client, tmp_path, executor):
+    """Dask's dashboard groups them by that name."""
+
+    def resize(item):
+        return hold(tmp_path, item)
+
+    def names(dask_scheduler):
+        return [str(key) for key in dask_scheduler.tasks]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(in_executor(executor, resize), 0)
+        await in_thread(wait_for)((tmp_path / "0").exists)
+        (name,) = await in_thread(client.run_on_scheduler)(names)
+        (tmp_path / "stop").touch()
+    assert name.startswith("resize-")
 
 
 async def test_arguments_that_dask_has_a_meaning_for_arrive(executor):

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import functools
+import gc
+import json
 import multiprocessing
 import pickle
+import sysconfig
+import threading
 import traceback
+import tracemalloc
+import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import FrozenError, double
+from helpers import FrozenError, double, leaves, notes_of
+from trio_fanout import _errors
 
 ERRORS = {
     1: ValueError("one"),
@@ -22,6 +31,13 @@ ERRORS = {
     4: ExceptionGroup("four", [ValueError("four a"), KeyError("four b"), ExceptionGroup("deep", [OSError("four c")])]),
     5: ValueError("five"),
 }
+
+
+COPIES: list[Any] = [
+    *(lambda error, n=n: pickle.loads(pickle.dumps(error, n)) for n in range(2, 6)),
+    copy.copy,
+    copy.deepcopy,
+]
 
 
 async def error_of(errors: dict[int, Exception], total: int) -> fanout.FanOutError:
@@ -47,6 +63,7 @@ def check(error: object, indices: tuple[int, ...], total: int = 7) -> fanout.Fan
     assert list(error.failures) == list(indices)
     assert len(error.exceptions) == len(indices)
     assert all(a is b for a, b in zip(error.failures.values(), error.exceptions, strict=True))
+    assert error.items == {index: index for index in indices}
     assert error.results == {0: 0, 3: 30, 6: 60}
     assert error.total == total
     return error
@@ -60,17 +77,662 @@ def test_error_has_indices_failures_results_and_total() -> None:
     assert isinstance(error.indices, tuple)
 
 
-def test_message_counts_and_names_the_failed() -> None:
-    error = make({0: ValueError(), 3: ValueError()}, 5)
-    assert error.message == "2 of 5 items failed: 0, 3"
-    assert str(error).startswith("2 of 5 items failed: 0, 3")
+# The message
+
+
+def test_message_counts_and_names_the_failed_and_has_the_first() -> None:
+    error = make({0: ValueError("bad row"), 3: ValueError("other")}, 5)
+    assert error.message == "2 of 5 items failed: 0, 3; first: ValueError: bad row"
+    assert str(error) == f"{error.message} (2 sub-exceptions)"
+
+
+def test_message_of_a_failure_without_a_text_has_its_type() -> None:
+    assert make({1: ValueError()}, 2).message == "1 of 2 items failed: 1; first: ValueError"
 
 
 def test_message_stays_short_when_thousands_fail() -> None:
-    error = make({x: ValueError() for x in range(5000)}, 5000)
-    assert error.message.startswith("5000 of 5000 items failed: 0, 1, 2")
-    assert len(error.message) < 120
+    error = make({x: ValueError(x) for x in range(5000)}, 5000)
+    assert error.message == "5000 of 5000 items failed: 0, 1, 2 and 4997 more; first: ValueError: 0"
     assert len(error.indices) == 5000
+
+
+@pytest.mark.parametrize(
+    ("failed", "told"), [(9, "0, 1, 2, 3, 4, 5, 6, 7, 8"), (10, "0, 1, 2 and 7 more"), (11, "0, 1, 2 and 8 more")]
+)
+def test_message_names_all_where_they_are_few(failed: int, told: str) -> None:
+    assert make({x: ValueError() for x in range(failed)}, 20).message == (
+        f"{failed} of 20 items failed: {told}; first: ValueError"
+    )
+
+
+def test_message_counts_failures_by_type_the_most_frequent_first() -> None:
+    errors: dict[int, Exception] = dict.fromkeys([7, 19, 23, *range(30, 37)], ValueError("bad row"))
+    errors[23] = KeyError("id")
+    assert make(errors, 40).message == (
+        "10 of 40 items failed (9 ValueError, 1 KeyError): 7, 19, 23 and 7 more; first: ValueError: bad row"
+    )
+    errors[7] = KeyError("id")
+    assert make(errors, 40).message == (
+        "10 of 40 items failed (8 ValueError, 2 KeyError): 7, 19, 23 and 7 more; first: KeyError: 'id'"
+    )
+
+
+def test_message_counts_types_that_are_as_frequent_by_first_index() -> None:
+    errors = {0: KeyError(), 1: ValueError(), 2: OSError(), 3: OSError(), 4: ValueError()}
+    assert "(2 ValueError, 2 OSError, 1 KeyError)" in make(errors, 5).message  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([1] * 5, "(1 E0, 1 E1, 1 E2, 1 E3, 1 E4)"),
+        ([1] * 6, "(1 E0, 1 E1, 1 E2, 1 E3, 1 E4, 1 of other types)"),
+        ([1, 1, 1, 2, 9, 2, 4, 9], "(9 E4, 9 E7, 4 E6, 2 E3, 2 E5, 3 of other types)"),
+    ],
+)
+def test_message_counts_five_types_and_the_failures_of_all_others(sizes: list[int], told: str) -> None:
+    types = [type(f"E{number}", (Exception,), {}) for number in range(len(sizes))]
+    errors = [cls() for cls, size in zip(types, sizes, strict=True) for _ in range(size)]
+    assert told in make(dict(enumerate(errors)), 50).message
+
+
+def test_message_goes_by_exact_type() -> None:
+    assert "(1 LookupError, 1 KeyError)" in make({0: LookupError(), 1: KeyError()}, 2).message
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("x" * 80, "x" * 80),
+        ("x" * 81, "x" * 79 + "…"),
+        ("  two\n\n\tlines  ", "two lines"),
+        (" " * 9000 + "late", "late"),
+        ("early" + "\n" * 9000, "early"),
+        ("early" + "\n" * 9000 + "late", "early…"),
+        ("word " * 16, "word " * 15 + "word"),
+        ("\n", ""),
+    ],
+)
+def test_text_of_the_first_is_one_line_cut_at_80_characters(text: str, shown: str) -> None:
+    told = f"ValueError: {shown}" if shown else "ValueError"
+    assert make({0: ValueError(text)}, 1).message == f"1 of 1 items failed: 0; first: {told}"
+
+
+def test_huge_texts_are_cut_before_they_are_split() -> None:
+    """What is made of 20 MB is never as long: the peak of memory tells."""
+    errors = {x: ValueError("one two " * 2_500_000) for x in range(3)}
+    tracemalloc.start()
+    try:
+        message = make(errors, 3).message  # type: ignore[arg-type]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert message.endswith("…")
+    assert peak < 30_000_000  # one copy, without the space at its end
+
+
+class Odd(Exception):
+    """One of the ways in which the class of an exception can be of no help."""
+
+
+class Unprintable(Odd):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+class NoText(Odd):
+    def __str__(self) -> str:
+        return 3  # type: ignore[return-value]  # noqa: PLE0307
+
+
+class Text(str):  # noqa: SLOT000
+    """A str that is of no use."""
+
+    def strip(self, *args: Any) -> Any:
+        return None
+
+    __getitem__ = __len__ = __str__ = split = strip
+
+
+class OddText(Odd):
+    def __str__(self) -> str:
+        return Text("text")
+
+
+class Incomparable(Odd):
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError
+
+    __hash__ = __eq__  # type: ignore[assignment]
+
+
+class EqualToAll(Odd):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class TakesNoNote(Odd):
+    def add_note(self, note: str) -> None:
+        raise RuntimeError
+
+
+class LosesNotes(Odd):
+    def add_note(self, note: str) -> None:
+        pass
+
+
+class HasOddNotes(Odd):
+    __notes__ = 3  # type: ignore[assignment]
+
+
+class HidesNotes(Odd):
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        raise RuntimeError
+
+
+class Slotted(Odd):
+    __slots__ = ()
+
+
+class Meta(type):
+    """Its classes cannot be compared, nor hashed."""
+
+    def __eq__(cls, other: object) -> bool:
+        raise RuntimeError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class OfMeta(Odd, metaclass=Meta):
+    pass
+
+
+ODD: list[Any] = [
+    FrozenError, Unprintable, NoText, OddText, Incomparable, EqualToAll, TakesNoNote, LosesNotes, HasOddNotes,
+    HidesNotes, Slotted, OfMeta,
+]  # fmt: skip
+
+
+async def raise_odd(x: int, cls: Any) -> None:
+    await trio.lowlevel.checkpoint()
+    if x != 1:
+        raise ValueError("plain") if x == 3 else cls(x)
+
+
+@pytest.mark.parametrize("cls", ODD, ids=lambda cls: cls.__name__)
+async def test_odd_exceptions_break_nothing(cls: Any) -> None:
+    for _ in range(2):
+        error = await failures_of(functools.partial(raise_odd, cls=cls), range(4))
+        assert error.indices == (0, 2, 3)
+        assert error.message.startswith(f"3 of 4 items failed (2 {cls.__name__}, 1 ValueError): 0, 2, 3; first: ")
+        assert notes_of(error.failures[3]) == ["item 3"]
+        assert [kind.indices for kind in error.kinds()] == [(0, 2), (3,)]
+        match, rest = error.split(ValueError)
+        assert match is not None
+        assert rest is not None
+        assert (match.indices, rest.indices) == ((3,), (0, 2))
+        assert rest.items == {0: 0, 2: 2}
+        assert list(rest.exceptions) == [error.exceptions[0], error.exceptions[1]] or cls is Incomparable
+
+
+@pytest.mark.parametrize("cls", ODD, ids=lambda cls: cls.__name__)
+async def test_odd_exceptions_are_told_of_under_fail_fast(cls: Any) -> None:
+    for _ in range(2):
+        with pytest.raises((ValueError, cls)):
+            await fanout.map(functools.partial(raise_odd, cls=cls), range(4))
+
+
+def test_message_says_where_a_text_cannot_be_had() -> None:
+    for cls in (Unprintable, NoText):
+        assert make({0: cls()}, 1).message.endswith(f"; first: {cls.__name__}: <exception str() failed>")
+    assert make({0: OddText()}, 1).message.endswith("; first: OddText: text")
+
+
+def test_only_the_first_is_asked_for_its_text() -> None:
+    asked = []
+
+    class Asked(Exception):
+        def __str__(self) -> str:
+            asked.append(self)
+            return "text"
+
+    error = make({x: Asked() for x in range(100)}, 100)
+    assert set(map(id, asked)) == {id(error.exceptions[0])}
+    assert len(asked) == 1
+
+
+# Notes
+
+
+async def failures_of(fn: Any, items: Any) -> fanout.FanOutError:
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.map(fn, items, policy=fanout.Collect())
+    return excinfo.value
+
+
+def test_each_member_has_a_note_that_names_its_item() -> None:
+    error = make({1: ValueError(), 4: ExceptionGroup("", [OSError()]), 6: KeyError()}, 7)
+    assert [notes_of(exc) for exc in error.exceptions] == [["item 1"], ["item 4"], ["item 6"]]
+    assert "item 4" in "".join(traceback.format_exception(error))
+    match, _ = error.split(OSError)
+    assert match is not None
+    assert notes_of(match.exceptions[0]) == ["item 4"]
+
+
+async def test_members_have_a_note_in_every_call() -> None:
+    async def fail(*_: Any) -> None:
+        raise ValueError
+
+    for policy in (fanout.Collect(), fanout.FirstSuccess()):
+        with pytest.raises(fanout.FanOutError) as excinfo:
+            await fanout.fan_out([fail, fail], 1, policy=policy)
+        assert [notes_of(exc) for exc in excinfo.value.exceptions] == [["item 0"], ["item 1"]]
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        async with fanout.open_group(policy=fanout.Collect()) as group:
+            group.start_soon(double, 1)
+            group.start_soon(fail)
+    assert notes_of(excinfo.value.failures[1]) == ["job 1"]
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.run_graph(
+            {"plan": fanout.Step(fail), "book": fanout.Step(fail, needs=["plan"])}, policy=fanout.Collect()
+        )
+    assert notes_of(excinfo.value.failures["plan"]) == ["step 'plan'"]
+    assert notes_of(excinfo.value.failures["book"]) == ["step 'book'"]
+
+
+async def test_a_settled_failure_has_no_note() -> None:
+    async def fail(x: int) -> None:
+        raise ValueError
+
+    (one,) = await fanout.map(fail, [0], policy=fanout.Settle())
+    assert notes_of(one.error) == []  # type: ignore[union-attr]
+
+
+async def test_failures_that_are_chained_to_what_a_source_raises_have_their_notes() -> None:
+    def source() -> Any:
+        yield 0
+        yield 1
+        raise OSError
+
+    async def fail(x: int) -> None:
+        raise ValueError
+
+    with pytest.raises(OSError) as excinfo:  # noqa: PT011
+        await fanout.map(fail, source(), limit=1, policy=fanout.Collect())
+    error = excinfo.value.__context__
+    assert isinstance(error, fanout.FanOutError)
+    assert [notes_of(exc) for exc in error.exceptions] == [["item 0"], ["item 1"]]
+    assert error.items == {0: 0, 1: 1}
+
+
+async def test_an_object_that_two_items_raise_has_both_notes() -> None:
+    shared = ValueError()
+    await failures_of(raise_it, [shared, ValueError(), shared])
+    assert notes_of(shared) == ["item 0", "item 2"]
+
+
+async def test_an_object_that_many_items_raise_has_ten_notes_and_a_count() -> None:
+    shared = ValueError()
+    await failures_of(raise_it, [shared] * 1000)
+    assert notes_of(shared) == [*(f"item {x}" for x in range(10)), "and 990 more"]
+
+
+@pytest.mark.parametrize("policy", [fanout.Collect(), fanout.FailFast()], ids=["Collect", "FailFast"])
+async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(policy: Any) -> None:
+    """It has those of the last run, beside what others wrote."""
+    shared = ValueError()
+    shared.add_note("by hand")
+    for index in range(200):
+
+        async def fn(x: int, index: int = index) -> None:
+            if x == index:
+                raise shared
+
+        with pytest.raises((fanout.FanOutError, ValueError)):
+            await fanout.map(fn, range(200), policy=policy)
+        assert notes_of(shared) == ["by hand", f"item {index}"]
+
+
+@pytest.mark.parametrize("policy", [fanout.Collect(), fanout.FailFast()], ids=["Collect", "FailFast"])
+async def test_what_comes_through_nested_runs_has_a_note_of_each(policy: Any) -> None:
+    async def nested(depth: int) -> None:
+        if not depth:
+            raise ValueError
+        await fanout.map(nested, [depth - 1])
+
+    with pytest.raises((fanout.FanOutError, ValueError)) as excinfo:
+        await fanout.map(nested, [3], policy=policy)
+    (exc,) = leaves(excinfo.value)
+    assert notes_of(exc) == ["item 0"] * 4
+
+
+async def test_an_object_that_a_thousand_runs_raise_at_once_has_a_hundred_notes() -> None:
+    shared = ValueError()
+
+    async def inner(x: int) -> None:
+        with pytest.raises(ValueError):  # noqa: PT011
+            await fanout.map(wait_and_raise, [0])
+
+    async def wait_and_raise(x: int) -> None:
+        await wait_all_tasks_blocked()
+        raise shared
+
+    await fanout.do(inner, range(1000), limit=1000)
+    assert len(notes_of(shared)) == 100
+
+
+def test_notes_are_plain_text_once_pickled_or_copied() -> None:
+    error = make({1: ValueError()}, 2)
+    for exc in (pickle.loads(pickle.dumps(error)).exceptions[0], copy.deepcopy(error).exceptions[0]):
+        assert [(note, type(note)) for note in notes_of(exc)] == [("item 1", str)]
+
+
+class Nameless:
+    """The name of a step that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+    __str__ = __repr__
+
+
+def test_texts_take_names_that_cannot_be_shown() -> None:
+    error = fanout.FanOutError({Nameless(): ValueError(), "x" * 100: ValueError()}, {}, 2)
+    assert error.message == f"2 of 2 items failed: <Nameless repr() failed>, '{'x' * 78}…; first: ValueError"
+    assert str(fanout.DependencyFailed(Nameless(), "a")) == (
+        "step <Nameless repr() failed> was not run, because 'a' failed"
+    )
+    assert str(fanout.Unfinished(Nameless(), started=False)) == "item <Nameless repr() failed> was not started in time"
+
+
+async def test_unfinished_steps_are_called_steps(autojump_clock: MockClock) -> None:
+    steps: dict[Any, Any] = {"plan": fanout.Step(trio.sleep_forever), 2: fanout.Step(double, ["plan"])}
+    outcomes = await fanout.run_graph(steps, policy=fanout.Settle(move_on_after=1))
+    told = ["step 'plan' was started but not finished in time", "step 2 was not started in time"]
+    errors = [one.error for one in outcomes.values()]  # type: ignore[union-attr]
+    assert list(map(str, errors)) == told
+    for duplicate in COPIES:
+        assert list(map(str, duplicate(errors))) == told
+    (one,) = await fanout.map(trio.sleep, [9], policy=fanout.Settle(move_on_after=1))
+    assert str(one.error) == "item 0 was started but not finished in time"  # type: ignore[union-attr]
+    assert str(fanout.DependencyFailed("plan", "book")) == "step 'plan' was not run, because 'book' failed"
+
+
+def test_an_error_without_failures_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="non-empty"):
+        fanout.FanOutError({}, {}, 3)
+
+
+# items
+
+
+async def raise_it(exc: Exception) -> None:
+    raise exc
+
+
+async def test_items_are_those_that_failed_also_from_a_generator() -> None:
+    async def fn(word: str) -> str:
+        if word in "bd":
+            raise ValueError
+        return word
+
+    error = await failures_of(fn, (word for word in "abcd"))
+    assert error.items == {1: "b", 3: "d"}
+    assert list(error.items) == list(error.indices)
+    assert [str(exc) for exc in (await failures_of(fn, error.items.values())).items.values()] == ["b", "d"]
+
+
+async def test_do_and_fan_out_and_stream_give_back_items_too(autojump_clock: MockClock) -> None:
+    error = ValueError()
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.do(raise_it, [error], policy=fanout.Collect())
+    assert excinfo.value.items == {0: error}
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.fan_out([raise_it], error, policy=fanout.FirstSuccess())
+    assert excinfo.value.items == {0: raise_it}
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        async with fanout.stream(raise_it, [error], policy=fanout.Collect()) as results:
+            async for _ in results:
+                raise AssertionError
+    assert excinfo.value.items == {0: error}
+
+
+async def test_items_are_empty_for_groups_and_graphs() -> None:
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        async with fanout.open_group(policy=fanout.Collect()) as group:
+            group.start_soon(raise_it, ValueError())
+    assert excinfo.value.items == {}
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.run_graph({"plan": fanout.Step(double)}, policy=fanout.Collect())  # type: ignore[arg-type]
+    assert excinfo.value.items == {}
+
+
+async def test_only_failed_items_are_kept_and_only_by_the_error() -> None:
+    class Item:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+    seen: list[weakref.ref[Item]] = []
+
+    async def fn(item: Item) -> None:
+        seen.append(weakref.ref(item))
+        await trio.lowlevel.checkpoint()
+        if item.number % 2:
+            raise ValueError
+
+    error = await failures_of(fn, map(Item, range(10)))
+    assert [item.number for item in error.items.values()] == [1, 3, 5, 7, 9]
+    assert [item() for item in seen[1::2]] == list(error.items.values())
+    assert sum(item() is not None for item in seen[::2]) <= 1  # an `enumerate` in the traceback keeps its last pair
+    del error
+    gc.collect()  # pytest's `excinfo` and a traceback know each other
+    assert [item() for item in seen] == [None] * 10
+
+
+async def test_an_item_that_cannot_be_pickled_gives_the_error_that_it_gives() -> None:
+    async def fn(item: Any) -> None:
+        raise ValueError
+
+    error = await failures_of(fn, [threading.Lock()])
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(error)
+
+
+# kinds
+
+
+def test_kinds_are_a_partition_by_type_the_largest_first() -> None:
+    error = make()
+    kinds = error.kinds()
+    assert isinstance(kinds, tuple)
+    check(kinds[0], (1, 5))
+    check(kinds[1], (2,))
+    check(kinds[2], (4,))
+    assert len(kinds) == 3
+    assert kinds[0].items == {1: 1, 5: 5}
+    assert kinds[0].message == "2 of 7 items failed: 1, 5; first: ValueError: one"
+    assert kinds[0].exceptions == (ERRORS[1], ERRORS[5])
+    assert kinds[2].exceptions[0] is ERRORS[4]
+
+
+def test_kinds_of_a_kind_are_itself_again() -> None:
+    (one, *_) = make().kinds()
+    (same_one,) = one.kinds()
+    same(one, same_one)
+    assert same_one.items == one.items
+
+
+async def fails_here(x: int) -> None:
+    if x % 3 == 0:
+        raise ValueError(x)
+    if x % 3 == 1:
+        raise ValueError(x)
+    deeper(x)
+
+
+def deeper(x: int) -> None:
+    raise ValueError(x) if x < 12 else LookupError(x)
+
+
+async def test_kinds_tell_places_apart() -> None:
+    kinds = (await failures_of(fails_here, range(15))).kinds()
+    assert [kind.indices for kind in kinds] == [(0, 3, 6, 9, 12), (1, 4, 7, 10, 13), (2, 5, 8, 11), (14,)]
+
+
+async def test_kinds_go_by_exact_type() -> None:
+    async def fn(x: int) -> None:
+        raise (KeyError, LookupError, KeyError)[x]
+
+    assert [kind.indices for kind in (await failures_of(fn, range(3))).kinds()] == [(0, 2), (1,)]
+
+
+async def test_kinds_go_by_the_innermost_frame_that_belongs_to_no_library() -> None:
+    """However the library comes to fail, and wherever in the program the call that leads there came from."""
+
+    def parse(text: str) -> None:
+        json.loads(text)
+
+    async def fn(text: str) -> None:
+        if text == "{":
+            parse(text)
+        else:
+            parse(text)
+
+    error = await failures_of(fn, ["{", "[", "nonsense"])
+    assert len({traceback.extract_tb(exc.__traceback__)[-1].lineno for exc in error.exceptions}) > 1
+    assert [kind.indices for kind in error.kinds()] == [(0, 1, 2)]
+
+
+def code_in(filename: str | Path, text: str, name: str, **names: Any) -> Any:
+    """A function whose file is said to be another."""
+    exec(compile(text, str(filename), "exec"), names)
+    return names[name]
+
+
+LIBRARY = """
+def fail(x):
+    if x:
+        raise ValueError
+    raise ValueError
+
+async def fail_async(x):
+    fail(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("filename", "kinds"),
+    [
+        (Path(sysconfig.get_path("purelib"), "lib.py"), 1),
+        (Path("/", "elsewhere", "site-packages", "deep", "lib.py"), 1),
+        (Path("/", "usr", "lib", "python3", "dist-packages", "lib.py"), 1),
+        (Path(sysconfig.get_path("stdlib"), "lib.py"), 1),
+        (Path(fanout.__file__).parent / "lib.py", 1),
+        ("<frozen lib>", 1),
+        (Path(fanout.__file__).parent.parent / "trio_fanout_of_mine.py", 2),
+        (Path("my-site-packages", "lib.py"), 2),
+        ("<string>", 2),
+    ],
+)
+async def test_what_counts_as_a_library(filename: str | Path, kinds: int) -> None:
+    fail = code_in(filename, LIBRARY, "fail")
+
+    async def fn(x: int) -> None:
+        fail(x)
+
+    assert len((await failures_of(fn, range(2))).kinds()) == kinds
+
+
+async def test_where_all_is_in_libraries_the_innermost_frame_counts() -> None:
+    fail = code_in(Path(sysconfig.get_path("purelib"), "lib.py"), LIBRARY, "fail_async")
+    assert [kind.indices for kind in (await failures_of(fail, [0, 1, 1])).kinds()] == [(1, 2), (0,)]
+
+
+def test_kinds_go_by_type_where_there_is_no_traceback() -> None:
+    error = fanout.FanOutError(dict(enumerate([KeyError(), ValueError(), KeyError(1)])), {}, 3)
+    assert [kind.indices for kind in error.kinds()] == [(0, 2), (1,)]
+
+
+async def test_kinds_of_an_unpickled_error() -> None:
+    error = pickle.loads(pickle.dumps(await failures_of(fails_here, range(15))))
+    assert [len(kind.indices) for kind in error.kinds()] == [14, 1]
+
+
+async def test_a_group_is_one_failure_of_its_own_type_and_place() -> None:
+    async def fn(x: int) -> None:
+        if x == 3:
+            raise ExceptionGroup("here", [ValueError()])
+        raise ExceptionGroup("there", [OSError() if x else KeyError()])
+
+    assert [kind.indices for kind in (await failures_of(fn, range(4))).kinds()] == [(0, 1, 2), (3,)]
+
+
+async def test_a_failed_dependency_goes_by_type() -> None:
+    async def fail() -> None:
+        raise ValueError
+
+    steps: dict[str, Any] = {"a": fanout.Step(fail), "b": fanout.Step(fail, ["a"]), "c": fanout.Step(fail, ["b"])}
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.run_graph(steps, policy=fanout.Collect())
+    for raised in (False, True):
+        if raised:  # and so has a traceback
+            with pytest.raises(fanout.DependencyFailed):
+                raise excinfo.value.failures["c"]
+        assert [kind.indices for kind in excinfo.value.kinds()] == [("b", "c"), ("a",)]
+
+
+async def test_remote_failures_of_one_type_are_one_kind() -> None:
+    """What a process pool raises has its traceback as text."""
+    pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    with pool:
+        error = await failures_of(fanout.in_executor(pool, fail_in_two_places), range(5))
+    assert [kind.indices for kind in error.kinds()] == [(0, 1, 2, 3), (4,)]
+
+
+def fail_in_two_places(x: int) -> None:
+    if x == 4:
+        raise KeyError(x)
+    if x % 2:
+        raise ValueError(x)
+    raise ValueError(x)
+
+
+def test_kinds_keep_what_a_split_keeps() -> None:
+    error = make()
+    for suppress in (False, True):
+        error.__context__ = context = KeyError("context")
+        error.__suppress_context__ = suppress
+        kind = error.kinds()[0]
+        assert kind.__traceback__ is error.__traceback__
+        assert kind.__traceback__ is not None
+        assert (kind.__context__, kind.__cause__, kind.__suppress_context__) == (context, None, suppress)
+    error.__cause__ = cause = OSError("cause")
+    error.add_note("a note")
+    kind = error.kinds()[0]
+    assert kind.__cause__ is cause
+    assert notes_of(kind) == ["a note"]
+    kind.add_note("its own")
+    assert notes_of(error) == ["a note"]
+
+
+async def test_a_rare_kind_among_ten_thousand_is_found() -> None:
+    async def fn(x: int) -> None:
+        if x == 7777:
+            raise KeyError(x)
+        raise ValueError(x)
+
+    common, rare = (await failures_of(fn, range(10_000))).kinds()
+    assert len(common.indices) == 9999
+    assert rare.message == "1 of 10000 items failed: 7777; first: KeyError: 7777"
 
 
 def test_traceback_prints_each_failure() -> None:
@@ -176,6 +838,74 @@ def test_a_shared_leaf_does_not_move_a_group_to_its_neighbours_index() -> None:
     check(error.subgroup(KeyError), (1,))
 
 
+@pytest.mark.parametrize("unpickled", [False, True])
+async def test_groups_that_look_alike_keep_their_own_indices(unpickled: bool) -> None:
+    """Also where a match takes a group whole, and parts of others hold the same exceptions."""
+    leaf, other = ValueError("leaf"), KeyError("other")
+    groups = [ExceptionGroup("a", [leaf]), ExceptionGroup("b", [leaf, other])]
+    error = await failures_of(raise_it, groups)
+    if unpickled:
+        error = pickle.loads(pickle.dumps(error))
+        groups = list(error.exceptions)  # type: ignore[arg-type]
+        other = groups[1].exceptions[1]  # type: ignore[assignment]
+    match, rest = error.split(lambda exc: exc is groups[0] or exc is other)
+    assert match is not None
+    assert rest is not None
+    assert match.indices == (0, 1)
+    assert rest.indices == ((0,) if unpickled else (1,))  # without tracebacks nothing tells the two apart
+
+
+class Wrapping(ExceptionGroup[Exception]):
+    """A group whose parts are made in a way of their own."""
+
+    def derive(self, excs: Any) -> Any:
+        return Wrapping("wrapping", [OSError("what happened"), ExceptionGroup("in", excs)])
+
+
+async def test_a_part_that_its_group_made_otherwise_keeps_its_index() -> None:
+    error = await failures_of(raise_it, [KeyError(), Wrapping("whole", [ValueError(), KeyError()])])
+    match, rest = error.split(ValueError)
+    assert match is not None
+    assert rest is not None
+    assert (match.indices, rest.indices) == ((1,), (0, 1))
+
+
+SHARED = (ValueError(), KeyError())
+GROUPS = {
+    "own leaves": lambda x: [ValueError(x), KeyError(x)],
+    "shared leaves": lambda _: SHARED,
+    "half of them": lambda x: [ValueError(x), KeyError(x)] if x % 2 else [OSError(x), TypeError(x)],
+}
+
+
+@pytest.mark.parametrize("members", GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("unpickled", [False, True])
+async def test_split_is_linear_where_members_are_groups(
+    members: Any,
+    unpickled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = await failures_of(raise_it, [ExceptionGroup("group", members(x)) for x in range(1000)])
+    if unpickled:
+        error = pickle.loads(pickle.dumps(error))
+    looks = 0
+    plain = _errors._is_part
+
+    def is_part(part: BaseException, whole: BaseException) -> bool:
+        nonlocal looks
+        looks += 1
+        return plain(part, whole)
+
+    monkeypatch.setattr(_errors, "_is_part", is_part)
+    for kind in (ValueError, KeyError):
+        match, rest = error.split(kind)
+        assert match is not None
+        assert rest is not None
+        assert list(match.indices) == [x for x in range(1000) if kind in map(type, error.failures[x].exceptions)]
+        assert rest.indices == error.indices
+    assert looks <= 10_000
+
+
 def test_an_error_within_a_group_is_split_with_its_data() -> None:
     outer = ExceptionGroup("outer", [OSError(), make(), ExceptionGroup("inner", [make()])])
     match, rest = outer.split(ValueError)
@@ -268,6 +998,18 @@ def test_derive_with_a_base_exception_is_a_plain_group_of_those() -> None:
     assert type(plain) is BaseExceptionGroup
 
 
+async def test_derive_finds_parts_in_any_order_and_each_place_once() -> None:
+    groups = [ExceptionGroup("group", [ValueError(x), KeyError(x)]) for x in range(3)]
+    error = await failures_of(raise_it, groups)
+    match, rest = error.split(ValueError)
+    assert match is not None
+    assert rest is not None
+    assert error.derive(match.exceptions[::-1]).exceptions == match.exceptions
+    assert error.derive([match.exceptions[2], groups[0]]).indices == (0, 2)
+    for excs in ([match.exceptions[2], groups[2]], [groups[2], rest.exceptions[2]], [*match.exceptions] * 2):
+        assert type(error.derive(excs)) is ExceptionGroup
+
+
 def test_derive_with_a_member_too_often_is_a_plain_group() -> None:
     assert type(make().derive([ERRORS[1], ERRORS[1]])) is ExceptionGroup
 
@@ -287,14 +1029,12 @@ def same(a: fanout.FanOutError, b: fanout.FanOutError) -> None:
     assert type(a) is type(b)
     assert a.message == b.message
     assert a.indices == b.indices
+    assert a.items == b.items
     assert a.results == b.results
     assert a.total == b.total
     assert repr(a.failures) == repr(b.failures)
     assert repr(a.exceptions) == repr(b.exceptions)
     assert all(x is y for x, y in zip(b.failures.values(), b.exceptions, strict=True))
-
-
-COPIES = [*(lambda error, n=n: pickle.loads(pickle.dumps(error, n)) for n in range(2, 6)), copy.copy, copy.deepcopy]
 
 
 @pytest.mark.parametrize("duplicate", COPIES)

@@ -102,6 +102,31 @@ def kill_itself():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def leave(code):
+    sys.exit(code)
+
+
+def interrupt(_):
+    raise KeyboardInterrupt
+
+
+def leave_several(_):
+    raise BaseExceptionGroup("several", [SystemExit(2), ValueError()])
+
+
+def async_in_disguise(_):
+    return coroutine_function()
+
+
+class Awaitable:
+    def __await__(self):
+        raise AssertionError
+
+
+def awaitable(_):
+    return Awaitable()
+
+
 def pid(_):
     return os.getpid()
 
@@ -220,6 +245,176 @@ async def test_cancelled_by_somebody_else_is_a_failure():
         nursery.start_soon(cancel)
         with pytest.raises(CancelledError, match="somebody else"):
             await in_executor(pool, square)(3)
+
+
+# What must not come out of an executor, or never does
+
+
+@pytest.mark.parametrize("abandon_on_cancel", [False, True])
+async def test_async_function_in_disguise_is_a_type_error(threads, abandon_on_cancel):
+    """And no warning that a coroutine was never awaited."""
+    for fn, returned in ((lambda _: coroutine_function(), "a coroutine"), (awaitable, "an Awaitable")):
+        with pytest.raises(TypeError, match=f"fn of in_executor must be .* not async, but .* returned {returned}"):
+            await fanout.map(in_executor(threads, fn, abandon_on_cancel=abandon_on_cancel), [1])
+
+
+async def test_async_function_in_disguise_is_a_type_error_across_processes(processes, capfd):
+    for fn in (async_in_disguise, functools.partial(async_in_disguise), awaitable):
+        with pytest.raises(TypeError, match="must be a function that is not async") as caught:
+            await in_executor(processes, fn)(1)
+        assert fanout.in_executor(processes, fn).__name__ in str(caught.value)
+    assert "never awaited" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fn", "arg", "told"),
+    [
+        (leave, 3, r"leave raised SystemExit\(3\), which under in_executor ends just this call"),
+        (leave, "out of disk", "'out of disk'"),
+        (interrupt, None, r"interrupt raised KeyboardInterrupt\(\)"),
+        (leave_several, None, "leave_several raised BaseExceptionGroup"),
+    ],
+)
+@pytest.mark.parametrize("where", ["threads", "processes"])
+async def test_what_is_no_exception_is_one_items_failure(request, where, fn, arg, told):
+    """`sys.exit()` in an executor does not end the caller's program."""
+    work = in_executor(request.getfixturevalue(where), fn)
+    with pytest.raises(RuntimeError, match=told) as caught:
+        await fanout.map(work, [arg])
+    assert caught.value.__notes__ == ["item 0"]
+    assert caught.value.__cause__ is not None
+    (one,) = await fanout.map(work, [arg], policy=fanout.Settle())
+    assert type(one.error) is RuntimeError
+
+
+@pytest.mark.parametrize("exc", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+async def test_what_is_no_exception_is_a_failure_also_where_the_executor_puts_it_into_the_future(exc):
+    class Failing(ByHand):
+        def new_future(self):
+            future = Future()
+            future.set_exception(exc)
+            return future
+
+    with pytest.raises(RuntimeError, match=f"square raised {type(exc).__name__}") as caught:
+        await in_executor(Failing(), square)(3)
+    assert caught.value.__cause__ is exc
+
+
+async def test_submit_that_exits_is_a_failure():
+    class Exiting(ByHand):
+        def new_future(self):
+            sys.exit("no more")
+
+    for _ in range(2):  # the second finds its turn free
+        with pytest.raises(RuntimeError, match=r"SystemExit\('no more'\)"):
+            await fanout.map(in_executor(Exiting(), square), [3])
+
+
+@pytest.mark.parametrize("future", [None, 3, []])
+async def test_submit_that_gives_no_future_is_one_items_failure(future):
+    pool = ByHand()
+    pool.new_future = lambda: future
+    with pytest.raises(TypeError, match=r"submit\(\) of the executor must return a concurrent\.futures\.Future, got"):
+        await fanout.map(in_executor(pool, square), [3])
+    (one,) = await fanout.map(in_executor(pool, square), [3], policy=fanout.Settle())
+    assert type(one.error) is TypeError
+
+
+class Improper(Future):
+    """A future some of whose methods raise."""
+
+    def __init__(self, *broken, error):
+        super().__init__()
+        self.set_result("done")
+        for name in broken:
+            setattr(self, name, self._raise)
+        self._error = error
+
+    def _raise(self, *args):
+        raise self._error
+
+
+@pytest.mark.parametrize("broken", ["add_done_callback", "cancelled", "exception", "result"])
+@pytest.mark.parametrize(("error", "raised"), [(ValueError("broken"), ValueError), (SystemExit(3), RuntimeError)])
+async def test_future_whose_methods_raise_is_one_items_failure(broken, error, raised):
+    pool = ByHand()
+    pool.new_future = functools.partial(Improper, broken, error=error)
+    fn = in_executor(pool, square)
+    with nothing_left():
+        for _ in range(2):
+            with pytest.raises(raised):
+                await fanout.map(fn, [3])
+        outcomes = await fanout.map(fn, range(3), policy=fanout.Settle())
+    assert [type(one.error) for one in outcomes] == [raised] * 3
+
+
+async def test_future_that_takes_no_callback_is_cancelled(caplog):
+    """Nothing can wait for it."""
+    cancelled = threading.Event()
+
+    class Deaf(Future):
+        def add_done_callback(self, fn):
+            raise ValueError
+
+        def cancel(self):
+            cancelled.set()
+            return super().cancel()
+
+    pool = ByHand()
+    pool.new_future = Deaf
+    with pytest.raises(ValueError):  # noqa: PT011
+        await in_executor(pool, square)(3)
+    assert await in_thread(cancelled.wait)(PATIENCE)
+
+
+async def test_cancelled_while_it_submits_what_is_no_future():
+    """The cancellation does not hide it."""
+
+    class Nothing(SlowToSubmit):
+        def new_future(self):
+            return None
+
+    pool = Nothing()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _call():
+            with pytest.raises(TypeError, match="must return"):
+                await in_executor(pool, square)(3)
+
+        await in_thread(pool.submitting.wait)(PATIENCE)
+        nursery.cancel_scope.cancel()
+        pool.go_on.set()
+
+
+async def test_future_without_cancel_does_not_keep_others_from_being_cancelled(caplog):
+    class NoCancel(Future):
+        cancel = property()
+
+    pool = ByHand()
+    fn = in_executor(pool, square, abandon_on_cancel=True)
+    for pool.new_future in (NoCancel, Future):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fn, 3)
+            await pool.submitted(len(pool.futures) + 1)
+            nursery.cancel_scope.cancel()
+        if pool.new_future is NoCancel:
+            while not caplog.records:
+                await trio.lowlevel.checkpoint()
+    await finished(pool.futures[1])
+    assert pool.futures[1].cancelled()
+
+
+async def test_failure_whose_class_has_its_own_idea_of_tracebacks_arrives(threads):
+    class Odd(Exception):
+        def with_traceback(self, tb):
+            raise AssertionError
+
+    def fail(_):
+        raise Odd
+
+    with pytest.raises(Odd):
+        await in_executor(threads, fail)(3)
 
 
 async def test_future_that_is_done_at_once():
@@ -604,6 +799,37 @@ async def test_leaves_no_cycles():
                 await pool.submitted(1)
                 finish(pool.futures.pop())
         del pool, nursery, finish
+
+
+@pytest.mark.parametrize("broken", ["add_done_callback", "cancelled", "exception", "result", "function"])
+async def test_what_an_executor_does_wrong_leaves_no_cycles(broken):
+    class Broken(Future):
+        pass
+
+    def fail(self, *args):
+        raise SystemExit(3)
+
+    setattr(Broken, broken, fail)
+
+    class Inline(ByHand):
+        def submit(self, fn, *args):
+            future = Broken()
+            try:
+                future.set_result(fn(*args))
+            except RuntimeError as exc:
+                future.set_exception(exc)
+            return future
+
+    async def call(fn):
+        try:
+            await fn(3)
+        except RuntimeError as exc:
+            del exc
+
+    pool = Inline()
+    await call(in_executor(pool, sys.exit))
+    with no_cycles():
+        await call(in_executor(pool, leave if broken == "function" else square))
 
 
 async def test_failure_does_not_keep_its_future():

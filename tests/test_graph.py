@@ -410,7 +410,7 @@ async def test_collect_runs_all_that_depends_on_no_failure(step: Steps, autojump
     assert failed.results == {"other": "other", "docs": "docs"}
     assert list(failed.results) == ["other", "docs"]
     assert failed.total == 6
-    assert str(failed).startswith("4 of 6 items failed: 'report', 'pack', 'check', 'build'")
+    assert str(failed).startswith("4 of 6 items failed (3 DependencyFailed, 1 ValueError): 'report', 'pack', 'check', ")
     assert failed.failures["build"] is error
     told = {}
     for name in ("report", "pack", "check"):

@@ -217,11 +217,9 @@ async def test_fail_fast_notes_are_one_line_each_and_cut_at_80_characters() -> N
         await fail_together(5, fanout.FailFast(), messages.__getitem__)
     notes = excinfo.value.__notes__
     assert notes[1] == "item 1 also failed: Boom: " + "x" * 80
-    assert notes[2].startswith("item 2 also failed: Boom: " + "y" * 79)
-    assert "y" * 81 not in notes[2]
-    assert all("\n" not in note for note in notes)
-    assert notes[3].startswith("item 3 also failed: Boom: two")
-    assert notes[4].startswith("item 4 also failed: Boom")
+    assert notes[2] == "item 2 also failed: Boom: " + "y" * 79 + "…"
+    assert notes[3] == "item 3 also failed: Boom: two lines"
+    assert notes[4] == "item 4 also failed: Boom"
 
 
 async def test_fail_fast_notes_survive_a_message_that_cannot_be_made() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextvars
 import functools
 import multiprocessing
+import operator
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
+import types
 
 import pytest
 import trio
@@ -96,6 +99,47 @@ async def coroutine_function():
     raise AssertionError
 
 
+def async_in_disguise():
+    return coroutine_function()
+
+
+def leave(code):
+    sys.exit(code)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+class Scaler:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.factor * x
+
+    @classmethod
+    def one(cls):
+        return 1
+
+    def scale(self, x):
+        return self(x)
+
+
+def make_local():
+    def local():
+        raise AssertionError
+
+    return local
+
+
+def make_local_class():
+    class Local(Scaler):
+        pass
+
+    return Local
+
+
 async def until_exists(path):
     with trio.fail_after(60):
         while not path.exists():  # noqa: ASYNC110
@@ -162,6 +206,69 @@ async def test_killed_worker_names_the_signal(number, name):
     assert str(caught.value) == (
         f"the worker process that ran kill_itself was killed by {name or f'signal {int(number)}'}"
     )
+
+
+async def test_async_function_in_disguise_is_a_type_error(capfd):
+    with pytest.raises(TypeError, match="fn of in_process must be a function that is not async, but async_in_disguise"):
+        await in_process(async_in_disguise)()
+    assert "never awaited" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fn", "told"),
+    [
+        (functools.partial(leave, 3), r"leave raised SystemExit\(3\), which under in_process ends just this call"),
+        (functools.partial(leave, "out of disk"), "'out of disk'"),
+        (interrupt, r"interrupt raised KeyboardInterrupt\(\)"),
+    ],
+)
+async def test_what_is_no_exception_is_one_items_failure(fn, told):
+    """`sys.exit()` in a worker does not end the caller's program, nor the worker."""
+    with pytest.raises(RuntimeError, match=told) as caught:
+        await fanout.fan_out([lambda _: in_process(fn)()], None)
+    assert caught.value.__notes__ == ["item 0"]
+    outcomes = await fanout.map(lambda _: in_process(fn)(), range(2), policy=fanout.Settle())
+    assert [type(one.error) for one in outcomes] == [RuntimeError] * 2
+
+
+async def test_worker_that_died_with_exit_code_1_speaks_of_the_main_guard():
+    """`os._exit` is the other way to that code, so it is told as a condition."""
+    with pytest.raises(trio_parallel.BrokenWorkerError) as caught:
+        await in_process(exit_with)(1)
+    assert str(caught.value) == (
+        "the worker process that ran exit_with died with exit code 1. If it died as it started: "
+        'what starts the program has to stand under `if __name__ == "__main__":`'
+    )
+
+
+@pytest.mark.parametrize("policy", ["FailFast", "Settle"])
+def test_program_without_a_main_guard_is_told_of_it_in_a_few_lines(tmp_path, policy):
+    """And nothing of it runs on in the workers, whatever it does about failures."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import math, trio\n"
+        "import trio_fanout as fanout\n"
+        "async def main():\n"
+        f"    return await fanout.map(fanout.in_process(math.factorial), range(5), policy=fanout.{policy}())\n"
+        "print(trio.run(main))\n"
+    )
+    ran = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    told = 'what starts the program has to stand under `if __name__ == "__main__":`'
+    if policy == "Settle":
+        assert ran.stdout.count(told) == 5
+        assert len(ran.stdout.splitlines()) == 1
+    else:
+        assert ran.returncode == 1
+        assert ran.stdout == ""
+        assert f"that ran factorial died with exit code 1. If it died as it started: {told}\n" in ran.stderr
+    assert ran.stderr.count("Traceback") == (policy == "FailFast")
+    assert f"in_process was called while a worker process imported the main module: {told}\n" in ran.stderr
+
+
+async def test_call_in_a_worker_that_imports_the_main_module_ends_it(monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(SystemExit, match="if __name__"):
+        await fanout.map(in_process(square), [3])
 
 
 async def test_after_a_crash_the_next_call_gets_another_worker():
@@ -236,6 +343,48 @@ async def test_leaves_no_cycles():
 def test_async_function_is_a_type_error_at_once_that_names_it(fn):
     with pytest.raises(TypeError, match="fn of in_process must be a function that is not async, but coroutine_fun"):
         in_process(fn)
+
+
+LAMBDA = lambda: None  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("fn", "name"),
+    [
+        (lambda: None, "<lambda>"),
+        (LAMBDA, "<lambda>"),
+        (make_local(), "make_local.<locals>.local"),
+        (functools.partial(lambda: None), "<lambda>"),
+        (functools.partial(functools.partial(make_local(), 1), 2), "make_local.<locals>.local"),
+        (functools.partial(map, lambda x: x), "<lambda>"),
+        (functools.partial(sorted, key=lambda x: x), "<lambda>"),
+        (make_local_class(), "make_local_class.<locals>.Local"),
+        (make_local_class()(2), "make_local_class.<locals>.Local"),
+        (make_local_class()(2).scale, "make_local_class.<locals>.Local"),
+        (make_local_class().one, "make_local_class.<locals>.Local"),
+        (types.MethodType(lambda _: None, 3), "<lambda>"),
+    ],
+)
+def test_what_a_worker_cannot_import_is_a_value_error_at_once_that_says_the_rule(fn, name):
+    with pytest.raises(ValueError, match="must be a function that a worker process can import by its name") as caught:
+        in_process(fn)
+    assert f"{name}: define it at the top level of a module" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "result"),
+    [
+        (Scaler(2), (3,), 6),
+        (Scaler(2).scale, (3,), 6),
+        (Scaler.one, (), 1),
+        ("a-b".split, ("-",), ["a", "b"]),
+        (functools.partial(sorted, key=operator.itemgetter(1)), (["ab", "ba"],), ["ba", "ab"]),
+        (int, ("3",), 3),
+        (str.upper, ("a",), "A"),
+    ],
+)
+async def test_whatever_can_be_imported_is_taken(fn, args, result):
+    assert await in_process(fn)(*args) == result
 
 
 def test_what_cannot_be_called_is_a_type_error_at_once():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import sys
 import threading
 
 import pytest
@@ -131,6 +132,13 @@ async def test_failure_keeps_its_type_and_gets_its_index():
     with pytest.raises(KeyError) as caught:
         await fanout.map(in_thread(fn), range(3))
     assert caught.value.__notes__ == ["item 2"]
+
+
+@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Settle()])
+async def test_exit_in_a_thread_is_one_of_the_program(policy):
+    """A thread is part of it: unlike another process, or an executor."""
+    with pytest.raises(SystemExit, match="3"):
+        await fanout.map(in_thread(sys.exit), [3], policy=policy)
 
 
 async def test_each_call_is_a_checkpoint():

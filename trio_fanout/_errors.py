@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sysconfig
 from collections import Counter, defaultdict, deque
 from itertools import chain, count, islice
 from pathlib import Path
@@ -43,7 +42,7 @@ MAX_NOTES: Final = 100
 
 def label(kind: str, name: object) -> str:
     """What notes and messages call an item: `item 3`, `job 3`, `step 'plan'`."""
-    return f"{kind} {_safe_repr(name)}"
+    return f"{kind} {safe_repr(name)}"
 
 
 def one_line(exc: BaseException) -> str:
@@ -60,11 +59,12 @@ def one_line(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {line}" if line else type(exc).__name__
 
 
-def _safe_repr(name: object) -> str:
+def safe_repr(value: object) -> str:
+    """The repr of something, cut short where that is long."""
     try:
-        text = str.__str__(repr(name))
+        text = str.__str__(repr(value))
     except Exception:  # noqa: BLE001
-        return f"<{type(name).__name__} repr() failed>"
+        return f"<{type(value).__name__} repr() failed>"
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
@@ -87,8 +87,8 @@ def _types(failures: Iterable[Exception]) -> str:
 
 def _indices(failures: Mapping[Any, Exception]) -> str:
     if len(failures) <= MAX_INDICES:
-        return ", ".join(map(_safe_repr, failures))
-    return f"{', '.join(map(_safe_repr, islice(failures, FEW_INDICES)))} and {len(failures) - FEW_INDICES} more"
+        return ", ".join(map(safe_repr, failures))
+    return f"{', '.join(map(safe_repr, islice(failures, FEW_INDICES)))} and {len(failures) - FEW_INDICES} more"
 
 
 def _why(failures: Mapping[Any, Exception]) -> str:
@@ -104,8 +104,9 @@ _moments: Final = count()
 class _Note(str):
     """A note that a run wrote. Pickled and copied, it is a plain str."""
 
-    __slots__ = ("written",)
+    __slots__ = ("run", "written")
 
+    run: int  # the moment when the run that wrote it started
     written: int
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
@@ -130,20 +131,18 @@ class Notes:
         self._started: Final = next(_moments)
 
     def add(self, exc: BaseException, text: str) -> None:
-        """Add a note to an exception, if it takes any."""
+        """Add a note to an exception, if it takes any and this run has not written the same."""
         note = _Note(text)
-        note.written = next(_moments)
+        note.run, note.written = self._started, next(_moments)
         try:
             notes: list[str] = getattr(exc, "__notes__", [])
-            if any(map(self._is_outdated, notes)):
-                notes[:] = [other for other in notes if not self._is_outdated(other)]
-            if len(notes) < MAX_NOTES:
+            ours = [other for other in notes if isinstance(other, _Note)]
+            if any(other.written < self._started for other in ours):
+                notes[:] = [other for other in notes if not isinstance(other, _Note) or other.written > self._started]
+            if len(notes) < MAX_NOTES and not any(other == text and other.run == note.run for other in ours):
                 exc.add_note(note)
         except Exception:  # noqa: BLE001, S110
             pass  # a frozen class, say: the exception matters, the note does not
-
-    def _is_outdated(self, note: object) -> bool:
-        return isinstance(note, _Note) and note.written < self._started
 
     def name_items(self, failures: Mapping[Any, Exception]) -> None:
         """Name the item of each failure; of an object that many items raised, the first ten and a count."""
@@ -312,11 +311,12 @@ def _find(parts: Sequence[BaseException], members: Sequence[BaseException]) -> d
 
 
 def _is_part(part: BaseException, whole: BaseException) -> bool:
-    """Whether `part` came out of a split of `whole`: a group that has some of the same members, in the same order."""
+    """Whether the group `part` came out of a split of `whole`."""
     if not is_group(part) or not is_group(whole):
         return False
-    if part.__traceback__ is not None and part.__traceback__ is not whole.__traceback__:
-        return False  # a split copies it, and so tells apart what looks alike
+    if part.__traceback__ is not None:
+        return part.__traceback__ is whole.__traceback__  # a split copies it, and so tells apart what looks alike
+    # Unpickled, or never raised. A part has some of the same members, in the same order.
     candidates = iter(whole.exceptions)  # each is looked at once
     return all(any(inner is exc or _is_part(inner, exc) for exc in candidates) for inner in part.exceptions)
 
@@ -344,8 +344,7 @@ def _is_own(filename: str) -> bool:
 
 _LIBRARIES: Final = (
     "<frozen ",  # modules of the standard library that come with the interpreter
-    *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")},
-    str(Path(__file__).parent) + os.sep,
+    *(str(Path(file).parent) + os.sep for file in (functools.__file__, __file__)),  # the others, and this package
 )
 _SITE_PACKAGES: Final = frozenset({"site-packages", "dist-packages"})  # of any environment; the second is Debian's
 
@@ -395,4 +394,4 @@ class DependencyFailed(Exception):
         self.dependency = dependency
 
     def __str__(self) -> str:
-        return f"{label('step', self.step)} was not run, because {_safe_repr(self.dependency)} failed"
+        return f"{label('step', self.step)} was not run, because {safe_repr(self.dependency)} failed"

@@ -15,13 +15,13 @@ import attrs
 import outcome
 import trio
 
-from ._adapters import PerRun, check_blocking, named_like
+from ._adapters import Blocking, PerRun, check_blocking, named_like
 from ._core.arguments import describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from trio.lowlevel import Abort, Task, TrioToken
+    from trio.lowlevel import Abort, RaiseCancelT, Task, TrioToken
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,9 +40,10 @@ def in_executor(
     result is passed to: choose a limit a few times the number of workers, to keep all of them busy.
 
     Calls are submitted in the order they are made, one at a time, in a worker thread, as `Executor.submit` may block.
-    An exception arrives with its type. Where the executor's workers are other processes, all that crosses is pickled:
-    `fn`, its arguments, what it returns and what it raises. Context variables do not cross, and `trio.from_thread` does
-    not work inside.
+    An exception arrives with its type; what is no `Exception`, such as `SystemExit`, arrives as a `RuntimeError` that
+    says so, as it must not end the caller's program. Where the executor's workers are other processes, all that crosses
+    is pickled: `fn`, its arguments, what it returns and what it raises. This package has to be installed there, too.
+    Context variables do not cross, and `trio.from_thread` does not work inside.
 
     **Cancellation** calls `Future.cancel()`, in a worker thread. A call that has not started is then cancelled. What
     the executor says it cannot cancel, as a pool cannot once a function runs, is waited for, and its value is given
@@ -70,7 +71,8 @@ def in_executor(
         `concurrent.futures.CancelledError`, a failure like any other, when somebody else cancels the future.
 
     Raises:
-        TypeError: at once, if `executor` is none, or if `fn` cannot be called, or is async.
+        TypeError: at once, if `executor` is none, or if `fn` cannot be called, or is async; from the call, if it comes
+            out only then that `fn` is async, or that the executor gives no future.
 
     Example::
 
@@ -81,17 +83,22 @@ def in_executor(
     check_blocking(fn, "in_executor")
     turns = PerRun(lambda: trio.CapacityLimiter(1))
     canceller = _Canceller()
+    blocking = Blocking(fn, "in_executor")
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         # Keyword arguments are bound to the function: Dask's `submit` has some of its own.
-        bound: Callable[..., R] = functools.partial(fn, **kwargs) if kwargs else fn
+        bound: Callable[..., R] = functools.partial(blocking, **kwargs) if kwargs else blocking
         context = contextvars.copy_context()  # for `submit` itself: Dask has settings in it
 
         def submit() -> Future[R]:
-            return context.run(executor.submit, bound, *args)
+            future = context.run(executor.submit, bound, *args)
+            if not hasattr(future, "add_done_callback"):
+                msg = f"submit() of the executor must return a concurrent.futures.Future, got {describe(future)}"
+                raise TypeError(msg)
+            return future
 
-        return await _Call[R](turns.get(), canceller, abandon_on_cancel).result_of(submit)
+        return await _Call[R](blocking, turns.get(), canceller, abandon_on_cancel).result_of(submit)
 
     return call
 
@@ -110,13 +117,14 @@ class _Call(Generic[R]):
     races to think about: the future is submitted before or after a cancellation, never meanwhile.
     """
 
+    _blocking: Blocking[R]
     _turn: trio.CapacityLimiter
     _canceller: _Canceller
     _abandon_on_cancel: bool
     _token: TrioToken = attrs.field(init=False, factory=trio.lowlevel.current_trio_token)
     _task: Task | None = attrs.field(init=False, factory=trio.lowlevel.current_task)  # None when it waits no more
     _future: Future[R] | None = attrs.field(init=False, default=None)  # while it may have to be cancelled
-    _raise_cancel: Callable[[], Any] | None = attrs.field(init=False, default=None)  # once cancelled
+    _raise_cancel: RaiseCancelT | None = attrs.field(init=False, default=None)  # once cancelled
 
     # Ctrl-C comes in as a cancellation: anywhere else it could lose the future.
     @trio.lowlevel.enable_ki_protection
@@ -141,16 +149,21 @@ class _Call(Generic[R]):
     def _submitted(self, submitted: outcome.Outcome[Future[R]]) -> None:
         self._turn.release_on_behalf_of(self)
         if isinstance(submitted, outcome.Error):
-            self._resume(submitted)
+            self._resume(self._failure(submitted.error))
             return
         future = submitted.unwrap()
         if self._raise_cancel is None:
             self._future = future
         else:
             self._canceller.cancel(future)
-        future.add_done_callback(self._done)
+        try:
+            future.add_done_callback(self._done)
+        except BaseException as exc:  # noqa: ASYNC103, BLE001  # it will never tell what comes of it: no use to wait
+            self._future = None
+            self._canceller.cancel(future)
+            self._resume(self._failure(_cut_loose(exc, future)))
 
-    def _abort(self, raise_cancel: Callable[[], Any]) -> Abort:
+    def _abort(self, raise_cancel: RaiseCancelT) -> Abort:
         self._raise_cancel = raise_cancel
         if self._future is not None:
             self._canceller.cancel(self._future)
@@ -166,13 +179,26 @@ class _Call(Generic[R]):
 
     def _finished(self, future: Future[R]) -> None:
         self._future = None  # which has this as a callback, and so would make a cycle
-        if not future.cancelled():
-            exc = future.exception()
-            self._resume(outcome.Value(future.result()) if exc is None else outcome.Error(_cut_loose(exc, future)))
-        elif self._raise_cancel is not None:
-            self._resume(outcome.capture(self._raise_cancel))
-        else:
-            self._resume(outcome.Error(CancelledError("the executor or somebody else cancelled this call")))
+        try:
+            result = self._outcome_of(future)
+        except BaseException as exc:  # noqa: ASYNC103, BLE001  # raised here, it would be Trio's internal error
+            result = self._failure(_cut_loose(exc, future))
+        self._resume(result)
+        del result  # or this frame, to which the traceback of a Cancelled leads, would make a cycle
+
+    def _outcome_of(self, future: Future[R]) -> outcome.Outcome[R]:
+        if future.cancelled():
+            if self._raise_cancel is not None:
+                return outcome.capture(self._raise_cancel)
+            return outcome.Error(CancelledError("the executor or somebody else cancelled this call"))
+        exc = future.exception()
+        if exc is not None:
+            return self._failure(_cut_loose(exc, future))
+        return outcome.Value(future.result())
+
+    def _failure(self, exc: BaseException) -> outcome.Error:
+        """What the executor or its future raised, or the future has."""
+        return outcome.Error(self._blocking.failure(exc))
 
     def _resume(self, result: outcome.Outcome[R]) -> None:
         if self._task is not None:
@@ -189,7 +215,11 @@ def _cut_loose(exc: BaseException, future: Future[Any]) -> BaseException:
     tb = exc.__traceback__
     while tb is not None and any(value is future for value in tb.tb_frame.f_locals.values()):
         tb = tb.tb_next
-    return exc.with_traceback(tb)
+    return BaseException.with_traceback(exc, tb)  # that of its class may do anything
+
+
+def _cancel(future: Future[Any]) -> bool:
+    return future.cancel()
 
 
 class _Canceller:
@@ -214,7 +244,7 @@ class _Canceller:
     def _work(self) -> None:
         while True:
             while self._futures:
-                cancelled = outcome.capture(self._futures.popleft().cancel)
+                cancelled = outcome.capture(_cancel, self._futures.popleft())
                 if isinstance(cancelled, outcome.Error):  # so it is not, and the call is waited for
                     logger.error("Future.cancel() raised", exc_info=cancelled.error)
             self._at_work.release()

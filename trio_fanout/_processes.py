@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import signal
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+import sys
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from ._adapters import check_blocking, named_like
+from ._adapters import Blocking, check_blocking, named_like
 from ._core.arguments import name_of
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_MAIN_GUARD: Final = 'what starts the program has to stand under `if __name__ == "__main__":`'
 
 
 def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
@@ -27,20 +31,26 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
 
     What crosses to the process and back is pickled: `fn` (by its module and name, so that it has to be importable
     there), its arguments, what it returns and what it raises. A failure keeps its type and its traceback. What cannot
-    be pickled, in either direction, is the failure of that call. Nothing else crosses: no context variables, no global
-    state, no open files.
+    be pickled, in either direction, is the failure of that call. What is no `Exception`, such as `SystemExit`, arrives
+    as a `RuntimeError` that says so, as it must not end the caller's program. Nothing else crosses: no context
+    variables, no global state, no open files.
+
+    A worker imports the main module of the program. So what starts the program has to stand under
+    ``if __name__ == "__main__":``, or each worker would start it again.
 
     **Cancellation** kills the process, and waits until it is gone. The work is lost, and nothing is left running.
 
     Args:
-        fn: a function that is not async.
+        fn: a function that is not async, defined at the top level of a module; or a method, a `functools.partial` or
+            another object that can be called, if its class is defined so.
 
     Returns:
         An async function that takes the arguments of `fn`, and is named like it. It raises
         `trio_parallel.BrokenWorkerError`, which says how, when the process dies under the call.
 
     Raises:
-        TypeError: at once, if `fn` cannot be called, or is async.
+        TypeError: at once, if `fn` cannot be called, or is async; from the call, if that comes out only then.
+        ValueError: at once, if `fn` is a lambda or defined inside of a function.
         ImportError: at once, if `trio-parallel` is not installed.
 
     Example::
@@ -48,12 +58,15 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
         thumbnails = await fanout.map(fanout.in_process(shrink), pictures)  # `shrink` is a plain function of a module
     """
     check_blocking(fn, "in_process")
+    _check_importable(fn)
     trio_parallel = _import_trio_parallel()
+    blocking = Blocking(fn, "in_process")
     name = name_of(fn)
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        bound = functools.partial(fn, *args, **kwargs)
+        _check_main_is_imported()
+        bound = functools.partial(blocking, *args, **kwargs)
         try:
             result: R = await trio_parallel.run_sync(bound, kill_on_cancel=True)
         except trio_parallel.BrokenWorkerError as exc:
@@ -68,6 +81,36 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     return call
 
 
+def _check_importable(fn: object) -> None:
+    """Raise `ValueError` if `fn` is a lambda or a local function, or has one in it, or is of a local class."""
+    if isinstance(fn, functools.partial):
+        for part in (fn.func, *fn.args, *fn.keywords.values()):
+            if callable(part):
+                _check_importable(part)
+        return
+    for part in (getattr(fn, "__func__", fn), getattr(fn, "__self__", None)):  # of a bound method, both are needed
+        name = (part if isinstance(part, (FunctionType, type)) else type(part)).__qualname__
+        if "<locals>" in name or "<lambda>" in name:
+            msg = (
+                "fn of in_process must be a function that a worker process can import by its name, got "
+                f"{name}: define it at the top level of a module"
+            )
+            raise ValueError(msg)
+
+
+def _check_main_is_imported() -> None:
+    """Exit if this is a worker that imports the main module, which has started its program again.
+
+    No worker can start others yet, so multiprocessing raises an exception there. But that comes with the traceback of a
+    whole program, once for each worker; and where the program gets over it, it goes on, and does its work again. All
+    this process is for is to import the module. The parent gets a `BrokenWorkerError`.
+    """
+    import multiprocessing  # noqa: PLC0415  # not needed to import this package, and imported by trio-parallel
+
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing asks itself
+        sys.exit(f"in_process was called while a worker process imported the main module: {_MAIN_GUARD}")
+
+
 def _import_trio_parallel() -> Any:  # it ships no types
     try:
         return importlib.import_module("trio_parallel")
@@ -77,6 +120,8 @@ def _import_trio_parallel() -> Any:  # it ships no types
 
 
 def _cause_of_death(exitcode: int | None) -> str:
+    if exitcode == 1:  # that of Python, for an exception: `fn` cannot cause it other than by `os._exit`
+        return f"died with exit code 1. If it died as it started: {_MAIN_GUARD}"
     if exitcode is None or exitcode >= 0:
         return f"died with exit code {exitcode}"
     try:
