@@ -49,6 +49,10 @@ from ._limits import DEFAULT_LIMIT as DEFAULT_LIMIT
 from ._map import do as do
 from ._map import fan_out as fan_out
 from ._map import map as map
+from ._meter import Ended as Ended
+from ._meter import Meter as Meter
+from ._meter import MeterStatistics as MeterStatistics
+from ._meter import Running as Running
 from ._policies import Collect as Collect
 from ._policies import FailFast as FailFast
 from ._policies import FirstSuccess as FirstSuccess
@@ -65,12 +69,16 @@ __all__ = (
     "Collect",
     "Completed",
     "DependencyFailed",
+    "Ended",
     "FailFast",
     "FanOutError",
     "FirstSuccess",
     "Group",
     "Handle",
+    "Meter",
+    "MeterStatistics",
     "ResultChannel",
+    "Running",
     "Settle",
     "Step",
     "Unfinished",
