@@ -25,6 +25,7 @@ policy              `map`, `do`, `fan_out`            `stream`                  
 ==================  ================================  ================================  =======================
 
 `in_thread`, `in_process`, `in_executor` and `throttle` make async functions for any of them out of other functions.
+A `Meter` counts calls and tells which of them run.
 
 **Cancellation** is Trio's, everywhere: it is always delivered promptly and never swallowed. Under `FailFast` and
 `Collect` a failure that was recorded before or during a cancellation from outside is raised in its place, so that a

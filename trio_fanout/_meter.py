@@ -1,10 +1,10 @@
-"""What runs, and how calls have ended: `Meter`."""
+"""Counting calls and seeing which of them run: `Meter`."""
 
 from __future__ import annotations
 
 import inspect
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar, final
 
 import attrs
 import trio
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_COROUTINE: Final[type] = CoroutineType
+
 
 @attrs.frozen
 class MeterStatistics:
-    """How many calls a `Meter` has seen, as its `~Meter.statistics` returns it.
+    """How many calls a `Meter` has seen, from `Meter.statistics`.
 
     Attributes:
         started: calls that have started: the sum of the next four.
@@ -43,7 +45,7 @@ class MeterStatistics:
 
 
 class Running(NamedTuple):
-    """A call that runs, as `Meter.running` returns it.
+    """A call that runs, from `Meter.running`.
 
     Attributes:
         args: the positional arguments of the call.
@@ -57,7 +59,7 @@ class Running(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A call that has ended, as ``on_end`` of a `Meter` is given it.
+    """A call that has ended, as passed to ``on_end`` of a `Meter`.
 
     Attributes:
         args: the positional arguments of the call.
@@ -77,16 +79,16 @@ class Ended(NamedTuple):
 
 @final
 class Meter:
-    """Counts calls of async functions, knows which of them run, and tells of each as it ends.
+    """Counts the calls of async functions, knows which of them run, and reports each as it ends.
 
-    A meter sees the calls of the functions that `wrap` returns, from any call of this package or from outside of it.
-    It may wrap many functions, and be used in several Trio runs, also at once in different threads: it counts all of
-    their calls. It keeps nothing of a call that has ended, and costs about 1 µs a call.
+    A meter sees the calls of the functions that `wrap` returns, made by this package or by other code. One meter may
+    wrap many functions, and several Trio runs may use it, at the same time in different threads as well: it counts all
+    of their calls together. It keeps nothing of a call that has ended. It costs about 1 µs a call.
 
     Args:
         on_end: a function that is not async, called with an `Ended` as each call ends, in its task, after the call was
             counted and left `running`. What it returns is ignored. What it raises, the call raises, with the call's own
-            error as the context.
+            error as the context; that goes for a call that was cancelled or succeeded, too. Ctrl-C waits while it runs.
 
     Raises:
         TypeError: at once, if `on_end` cannot be called, or is async.
@@ -100,11 +102,7 @@ class Meter:
     """
 
     def __init__(self, *, on_end: Callable[[Ended], object] | None = None) -> None:
-        if on_end is not None and (not callable(on_end) or is_async(on_end)):
-            what = f"the async function {name_of(on_end)}" if callable(on_end) else got(on_end)
-            _close(on_end)
-            msg = f"on_end must be None or a function that is not async, got {what}"
-            raise TypeError(msg)
+        _check_on_end(on_end)
         self._on_end = on_end
         # (args, started, task, clock) of each call that runs, in the order in which they started.
         self._calls: dict[object, tuple[tuple[Any, ...], float, trio.lowlevel.Task, trio.abc.Clock]] = {}
@@ -127,14 +125,14 @@ class Meter:
     def wrap(self, fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         """Make an async function that calls `fn` and is seen by this meter.
 
-        A call starts when `fn` is called, and ends when what it returned has been awaited. It succeeds if that
-        returned. It is cancelled if it raised `trio.Cancelled`, or a group of nothing else; so does an `item_timeout`,
-        which is a cancellation as seen from inside. Whatever else it raised, it has failed: also a group that mixes
-        `trio.Cancelled` with errors, and what is no `Exception`, such as `KeyboardInterrupt`.
+        A call starts when `fn` is called and ends when the awaitable it returned is done. The call is *cancelled* if it
+        raises `trio.Cancelled` or a group of nothing else; an `item_timeout` does that too, since it cancels the item
+        from outside. It has *failed* if it raises anything else, such as a group that mixes `trio.Cancelled` with
+        errors, or a `KeyboardInterrupt`. Otherwise it has *succeeded*.
 
-        Wrapped functions may call each other, and be wrapped more than once: each layer is a call by itself.
+        Wrapped functions may call each other, and a function may be wrapped more than once: each layer counts.
 
-        **Cancellation** passes through. This adds no checkpoint.
+        **Cancellation** passes through, and no checkpoint is added.
 
         Args:
             fn: an async function.
@@ -151,12 +149,12 @@ class Meter:
 
         @named_like(fn)
         async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            # Only a key in this frame, which is part of the traceback of a failure: a task would lead from there to
-            # all that it runs.
+            # This frame is in the traceback of a failure. So it holds a key, not the task, which leads to all that the
+            # task runs, and would make a cycle with whatever keeps the failure.
             key = start(args)
             try:
                 awaitable = fn(*args, **kwargs)
-                if type(awaitable) is not CoroutineType:  # the check is slower than that
+                if type(awaitable) is not _COROUTINE:  # cheaper than the check
                     check_awaitable(awaitable)
                 value = await awaitable
             except BaseException as exc:
@@ -167,7 +165,7 @@ class Meter:
 
         return call
 
-    # These two are protected from Ctrl-C, which could leave a call running forever.
+    # Protected from Ctrl-C: interrupted halfway, these two could leave a call in `running` forever.
 
     @trio.lowlevel.enable_ki_protection
     def _start(self, args: tuple[Any, ...]) -> object:
@@ -176,7 +174,7 @@ class Meter:
         self._calls[key] = args, clock.current_time(), task, clock
         self._started += 1
         running = len(self._calls)
-        if running > self._peak_running:
+        if running > self._peak_running:  # noqa: PLR1730  # `max` takes five times as long
             self._peak_running = running
         return key
 
@@ -198,9 +196,9 @@ class Meter:
             raise TypeError(msg)
 
     def running(self) -> list[Running]:
-        """The calls that run now, the one that has run longest first.
+        """Return the calls that run now, the one that has run longest first.
 
-        It may be called from anywhere: from a task, outside of a Trio run, in another thread, in a signal handler.
+        This may be called from anywhere: inside or outside of a Trio run, from any thread, from a signal handler.
 
         Example::
 
@@ -212,7 +210,7 @@ class Meter:
         return [Running(args, started, task) for args, started, task, _ in list(self._calls.values())]
 
     def statistics(self) -> MeterStatistics:
-        """How many calls there have been, and how they ended. May be called from anywhere, like `running`."""
+        """Return how many calls there have been and how they ended. May be called from anywhere, as `running`."""
         started, succeeded, failed, cancelled = self._started, self._succeeded, self._failed, self._cancelled
         return MeterStatistics(
             started=started,
@@ -224,8 +222,18 @@ class Meter:
         )
 
 
+def _check_on_end(on_end: object) -> None:
+    """Raise `TypeError` unless `on_end` is None or can be called and is not async."""
+    if on_end is None or (callable(on_end) and not is_async(on_end)):
+        return
+    _close(on_end)
+    what = f"the async function {name_of(on_end)}" if callable(on_end) else got(on_end)
+    msg = f"on_end must be None or a function that is not async, got {what}"
+    raise TypeError(msg)
+
+
 def _close(value: object) -> bool:
-    """Close `value` if it is a coroutine object, or Python would warn that it was never awaited; whether it is one."""
+    """Close `value` if it is a coroutine object, so that Python does not warn about it. Returns whether it is one."""
     if not inspect.iscoroutine(value):
         return False
     value.close()
