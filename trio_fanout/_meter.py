@@ -191,7 +191,8 @@ class Meter:
             return
         # The clock of its run: a coroutine that is closed may be so after the run, where `trio.current_time` fails.
         returned = self._on_end(Ended(args, task, started, clock.current_time(), error))
-        if _close(returned):
+        if inspect.iscoroutine(returned):
+            returned.close()  # or Python would warn that it was never awaited
             msg = f"on_end must be a function that is not async, got {got(returned)} from it"
             raise TypeError(msg)
 
@@ -226,15 +227,8 @@ def _check_on_end(on_end: object) -> None:
     """Raise `TypeError` unless `on_end` is None or can be called and is not async."""
     if on_end is None or (callable(on_end) and not is_async(on_end)):
         return
-    _close(on_end)
+    if inspect.iscoroutine(on_end):
+        on_end.close()  # or Python would warn that it was never awaited
     what = f"the async function {name_of(on_end)}" if callable(on_end) else got(on_end)
     msg = f"on_end must be None or a function that is not async, got {what}"
     raise TypeError(msg)
-
-
-def _close(value: object) -> bool:
-    """Close `value` if it is a coroutine object, so that Python does not warn about it. Returns whether it is one."""
-    if not inspect.iscoroutine(value):
-        return False
-    value.close()
-    return True
