@@ -25,6 +25,7 @@ policy              `map`, `do`, `fan_out`            `stream`                  
 ==================  ================================  ================================  =======================
 
 `in_thread`, `in_process`, `in_executor` and `throttle` make async functions for any of them out of other functions.
+A `Meter` counts calls and tells which of them run.
 
 **Cancellation** is Trio's, everywhere: it is always delivered promptly and never swallowed. Under `FailFast` and
 `Collect` a failure that was recorded before or during a cancellation from outside is raised in its place, so that a
@@ -50,6 +51,10 @@ from ._group import open_group as open_group
 from ._map import do as do
 from ._map import fan_out as fan_out
 from ._map import map as map
+from ._meter import Ended as Ended
+from ._meter import Meter as Meter
+from ._meter import MeterStatistics as MeterStatistics
+from ._meter import Running as Running
 from ._policies import Collect as Collect
 from ._policies import FailFast as FailFast
 from ._policies import FirstSuccess as FirstSuccess
@@ -67,14 +72,18 @@ __all__ = (
     "Collect",
     "Completed",
     "DependencyFailed",
+    "Ended",
     "FailFast",
     "FanOutError",
     "FirstSuccess",
     "Group",
     "GroupStatistics",
     "Handle",
+    "Meter",
+    "MeterStatistics",
     "ResultChannel",
     "ResultStatistics",
+    "Running",
     "Settle",
     "Step",
     "Unfinished",

@@ -30,8 +30,7 @@ def check_blocking(fn: object, caller: str) -> None:
             fn.close()  # or Python would warn that it was never awaited
             msg += ": pass the function itself, without calling it"
         raise TypeError(msg)
-    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
-    if any(kind(fn) or kind(getattr(fn, "__call__", None)) for kind in kinds):  # noqa: B004 (an object may be one)
+    if is_async(fn):
         msg = f"fn of {caller} must be a function that is not async, but {name_of(fn)} is: Trio can run it as it is"
         raise TypeError(msg)
 
@@ -74,6 +73,12 @@ class Blocking(Generic[R]):
         )
         failure.__cause__ = exc
         return failure
+
+
+def is_async(fn: object) -> bool:
+    """Whether `fn` is an async function, or an object that is called like one."""
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    return any(kind(fn) or kind(getattr(fn, "__call__", None)) for kind in kinds)  # noqa: B004 (an object may be one)
 
 
 def named_like(fn: Callable[P, object]) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:

@@ -385,7 +385,7 @@ class Run(Generic[T, R]):
                     value = await awaitable
                 except Exception as exc:  # noqa: BLE001  # that is what a failure is
                     reason = self._failed(index, item, exc)
-                except BaseException as exc:  # noqa: BLE001  # raised again, but for what is a failure in it
+                except BaseException as exc:  # raised again, but for what is a failure in it
                     left_open = watched._cancel_status is not scope  # noqa: SLF001
                     if type(exc) is trio.Cancelled and not left_open:
                         self._give_up(index, item)
