@@ -18,6 +18,7 @@ from helpers import (
     CountingSource,
     Gauge,
     aiter_of,
+    busy,
     double,
     double_at_once,
     nothing_left,
@@ -156,7 +157,7 @@ async def test_a_reader_who_always_finds_results_lets_other_tasks_in() -> None:
 
     async with trio.open_nursery() as nursery:
         async with fanout.stream(double_at_once, range(20_000), limit=20_000) as results:
-            while results._buffer.over is False:
+            while results.statistics().ready < 20_000:
                 await trio.lowlevel.checkpoint()
             nursery.start_soon(other)
             async for _ in results:
@@ -281,20 +282,20 @@ async def test_two_tasks_that_read_at_once_are_told_so_where_results_are_there(a
     """A receive that lets other tasks in first is still one."""
     async with fanout.stream(sleep_and_return, [0, 0]) as results:
         await trio.sleep(1)
-        busy = 0
+        refused = 0
 
         async def read() -> None:
-            nonlocal busy
-            results._yield_at = 0.0  # it is time to let other tasks in
+            nonlocal refused
+            busy(0.01)  # it is time to let other tasks run
             try:
                 await results.receive()
             except trio.BusyResourceError:
-                busy += 1
+                refused += 1
 
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(read)
-        assert busy == 1
+        assert refused == 1
         assert (await results.receive()).index == 1
 
 
