@@ -303,10 +303,10 @@ class _Graph:
 
     def _add_ready(self, index: int) -> None:
         """Add the steps that are ready now that one has ended, or skip them, and then what depends on them."""
-        ended = [index]
+        ended: list[int] = [index]
         while ended:
             self._sorter.done(*ended)
-            ended = []
+            ended = list[int]()
             for step in self._sorter.get_ready():
                 if self._skip(step):
                     ended.append(step)

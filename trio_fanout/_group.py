@@ -383,7 +383,8 @@ class _OpenGroup(OpensOnce):
             limiter_shown=True,
         )
         await self._run.__aenter__()
-        return create(Group, self._run, self._jobs, tokens.limiter)
+        group: Group = create(Group, self._run, self._jobs, tokens.limiter)
+        return group
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(

@@ -89,7 +89,7 @@ async def _finish_by(deadline: float, seconds: float, awaitable: Awaitable[R]) -
     status = watched._cancel_status  # noqa: SLF001  # see `watch`
     try:
         value = await awaitable
-    except BaseException as exc:
+    except BaseException as exc:  # noqa: ASYNC103  # as `trio.fail_at` does
         if watched._cancel_status is not status:  # noqa: SLF001
             scope.deadline = math.inf
             if not (scope.cancel_called and isinstance(exc, trio.Cancelled)):
@@ -118,6 +118,14 @@ def same_context(a: contextvars.Context, b: contextvars.Context) -> bool:
     return len(a) == len(b) and all(map(is_, a, b)) and all(map(is_, a.values(), b.values()))
 
 
+def in_context(task: Task, context: contextvars.Context) -> bool:
+    """Whether `task` sees the variables of `context`. If not, it will from its next step, as in `trio.from_thread`."""
+    if not (context or task.context) or same_context(context, task.context):
+        return True
+    task.context = context.copy()
+    return False
+
+
 _SHOWS_SCOPES = hasattr(trio.lowlevel.Task, "_cancel_status")
 
 
@@ -142,5 +150,5 @@ async def close_nurseries(task: Task) -> None:
     for nursery in task.child_nurseries:
         nursery.cancel_scope.cancel("its block was left without closing it")
     with trio.CancelScope(shield=True):
-        while any(nursery.child_tasks for nursery in task.child_nurseries):
-            await trio.sleep(0.001)  # nothing can be waited for that wakes us when they end
+        while any(nursery.child_tasks for nursery in task.child_nurseries):  # noqa: ASYNC110
+            await trio.sleep(0.001)  # there is nothing that wakes us when they end

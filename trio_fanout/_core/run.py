@@ -11,36 +11,37 @@ Workers are tasks, and are reused: a worker runs its item and takes the next one
                                             | none
                                             +-> exit, or wait in `_idle` while items may still arrive
 
-**Who starts a worker.** `start_workers` alone. It is called as the run is entered, by each worker that takes an item, by
-whatever puts an item into a queue or makes room in a window, and by a worker that may not be used again.
+**Who starts a worker.** `start_workers` alone. It is called as the run is entered, by each worker that takes an item,
+by what puts an item into a queue or makes room in a window, and in the place of a worker that cannot be used again.
 
-**Who ends a run.** The source: a worker takes nothing and the source is not open (`source_ended`). The sink: its answer
-to an outcome is true (`cancel`). The owner: `stop`, `cancel`, or an exception of the block. A worker that raises: it was
-cancelled, or the source raised. All but the first set `stopped`. All set `_max_workers` to 0: workers exit when they look
-at it next, and an item is neither taken nor asked for any more.
+**What ends a run.** The source: a worker finds nothing, and nothing can arrive (`source_ended`). The sink: it gives a
+reason to cancel (`cancel`). The owner: by `stop`, by `cancel`, or by an exception of the block. A worker that raises:
+it was cancelled, or the source raised. Each of these sets `_max_workers` to 0. Workers exit when they next look at it,
+so that no item is taken any more, nor asked for.
 
-**What is counted.** Three numbers, each changed in two places at most, tell all there is to know of the workers:
+**What is counted.** Three numbers tell all there is to know of the workers:
 
-- `_workers`: tasks that were started and have not ended. Up in `start_workers`, down in `_worker`.
-- `taken`: items that workers have taken. Up where an item is taken, in `_work`.
-- `_finished`: items that were taken and have ended in some way. Up where an item ends, in `_work`.
+- `_workers`: tasks that were started and have not ended. Up in `start_workers`, down in `_worker_ended`.
+- `taken`: items that workers have taken. Up in `_work`, where an item is taken.
+- `_finished`: items that were taken and have ended in some way. Up in `_work`, where an item ends, and in
+  `_wait_to_start`, for one that never starts.
 
-So ``taken - _finished`` items are *unfinished*: they run, or wait to start. ``_workers - len(_idle)`` workers are *awake*.
-And those that are awake and have no item, ``_workers - len(_idle) - (taken - _finished)``, are *coming*: they will look
-for an item within a turn of Trio's loop. Starting a worker for each item that is ready, less those that are coming,
-never starts too few, and too many only where an item is taken by a worker that has just finished another.
+So ``taken - _finished`` items are *unfinished*: they run, or wait to start. ``_workers - len(_idle)`` workers are
+*awake*. Those that are awake and have no item, ``_workers - len(_idle) - (taken - _finished)``, are *coming*: each will
+look for an item within a turn of Trio's loop. To start a worker for each item that is ready, less those that are
+coming, never starts too few. It starts too many where a worker that has just finished takes an item that another one
+is coming for: that one finds nothing, and idles or exits.
 
-**Why a worker exits only while more are awake than the limit allows.** Idle workers do not count: if they did, the last
-one awake could leave while others are asleep, and nothing would wake those.
+**Why a worker exits only while more are awake than the limit allows.** Idle workers do not count. If they did, the last
+one awake could exit while others are asleep, and nothing would wake those.
 
-**Why an item is taken before its token.** Items start in the order of the source, and Trio's limiter is first come, first
-served. A worker that waited for a token first could get it after another one has taken the item that it would have
-taken. As it is, the item has its place in the queue for tokens as soon as it is taken, and from the moment it is taken to
-its start nothing waits, but for that token. The price is that one item more is taken than can start, where the limiter
-has no tokens.
+**Why an item is taken before its token.** Items start in the order of the source, and Trio's limiter is first come,
+first served. If a worker waited for a token first, another could overtake it on the way to the source. As it is, an
+item is in the queue for tokens as soon as it is taken, and from there to its start nothing waits but for that token.
+The price: where the limiter has no tokens, one item is taken that cannot start.
 
-**Why one flat loop.** What is awaited costs a coroutine and its frame in each resumption: a coroutine for each item
-took 0.03 checkpoints an item. And a reader sees on one page what happens to an item.
+**Why one flat loop.** A coroutine for each item or slice took 0.03 checkpoints an item. And on one page a reader sees
+all that happens to an item.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ from .items import (
     COROUTINE,
     came_out_of_cancellation,
     close_nurseries,
-    same_context,
+    in_context,
     split_failure,
     watch,
     with_timeout,
@@ -103,6 +104,7 @@ class Sink(Protocol[T_contra, R_contra]):
 
     def label(self, index: int, /) -> str:
         """What an item is called in messages: ``item 3``."""
+        ...
 
     def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
         """Choose what the run raises, or None, when all tasks have ended.
@@ -189,6 +191,7 @@ class Run(Generic[T, R]):
             self._start_no_more()
         try:
             leaving = await self._nursery.close(exc)
+            self.discard()  # what is still queued, if Ctrl-C has ended the last worker before its first line
             leaving = self._sink.conclude(leaving, self.started(), complete=self._exhausted and not self._lost)
             return leave(leaving, exc)
         finally:
@@ -333,10 +336,8 @@ class Run(Generic[T, R]):
             if fills and slice_.end and self.cancel_scope.cancel_called:
                 slice_.end_now()  # cancelled since this worker was started, which may be long after the run was
             while True:
-                if context_of is None and (context or task.context) and not same_context(context, task.context):
-                    # An item left its mark. As in Trio's from_thread: the task runs in the new context from its next step.
-                    task.context = context.copy()
-                    await slice_.next(trio.lowlevel.checkpoint)
+                if (context or task.context) and context_of is None and not in_context(task, context):
+                    await slice_.next(trio.lowlevel.checkpoint)  # an item left its mark
                 while perf_counter() >= slice_.end:
                     await slice_.next()
                 if follows and (tokens.overdrawn or limiter.total_tokens != tokens.total):
@@ -367,13 +368,9 @@ class Run(Generic[T, R]):
                         return
                     self.start_workers(self.taken - self._finished)
                 if waiting or not starts_at_once:
-                    wanted = context if context_of is None else context_of(item)
-                    if (wanted or task.context) and not same_context(wanted, task.context):
-                        task.context = wanted.copy()  # from the next step of the task, so it has to wait for one
-                        may_start = False
-                    else:
-                        may_start = not waiting and (has_token or tokens.borrow(task))
-                    wanted = None  # or it would keep alive what is in it
+                    may_start = not waiting and (has_token or tokens.borrow(task))
+                    if context_of is not None and not in_context(task, context_of(item)):
+                        may_start = False  # until the next step of the task
                     if not (may_start or await self._wait_to_start(task, index, item)):
                         return
                     has_token = not shared
@@ -385,7 +382,7 @@ class Run(Generic[T, R]):
                     value = await awaitable
                 except Exception as exc:  # noqa: BLE001  # that is what a failure is
                     reason = self._failed(index, item, exc)
-                except BaseException as exc:  # raised again, but for what is a failure in it
+                except BaseException as exc:  # noqa: ASYNC103  # raised again, but for what is a failure in it
                     left_open = watched._cancel_status is not scope  # noqa: SLF001
                     if type(exc) is trio.Cancelled and not left_open:
                         self._give_up(index, item)
@@ -408,7 +405,7 @@ class Run(Generic[T, R]):
                     await self._close_nurseries(task, index)
                     replace = True
                     return  # what the item left open ends with this task
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103  # kept, or raised again
             if not self._worker_raised(exc):
                 raise
         finally:
@@ -418,11 +415,11 @@ class Run(Generic[T, R]):
     def _worker_raised(self, exc: BaseException) -> bool:
         """Keep what has ended a worker, and cancel the run. False if it is to be raised into the nursery.
 
-        It is a cancellation, a KeyboardInterrupt, what the source raised, wrong use. The other workers might never wait,
-        and so not notice for a while.
+        It is a cancellation, a KeyboardInterrupt, what the source raised, wrong use. The other workers might never
+        wait, and so not notice for a while.
         """
         self._start_no_more()
-        return self._nursery.keep(exc, "a worker raised an exception")
+        return self._nursery.keep(exc, f"a worker raised {type(exc).__name__}")
 
     @trio.lowlevel.enable_ki_protection
     def _worker_ended(self, *, replace: bool) -> None:
