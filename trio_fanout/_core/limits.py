@@ -64,7 +64,8 @@ class Tokens:
         self.total = self.limiter.total_tokens  # as of the last `look`
         self.overdrawn = False  # workers hold more tokens than that
         self._borrowers: set[Task] = set()  # the workers that hold a token
-        self.waiting: dict[int, None] = {}  # the queue, by index: a set that keeps its order
+        # The queue, in order: for each index, what is set when all items before it have started.
+        self.waiting: dict[int, trio.Event] = {}
         self._scopes: set[trio.CancelScope] = set()  # around each wait
 
     @property
@@ -106,7 +107,7 @@ class Tokens:
         items. One that is not started stays in the queue, to be found there.
         """
         start = False
-        self.waiting[index] = None
+        turn = self.waiting[index] = trio.Event()
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -115,14 +116,17 @@ class Tokens:
                 else:
                     await self.limiter.acquire()
                     self._borrowers.add(task)
-                # Workers that go on at the same time come back in any order.
-                while next(iter(self.waiting)) != index:  # noqa: ASYNC110  # a turn of the loop or two
-                    await trio.lowlevel.checkpoint()
+                # Workers that go on at the same time come back in any order: each wakes the next one.
+                if next(iter(self.waiting.values())) is not turn:
+                    await turn.wait()
                 start = not scope.cancel_called
             finally:
                 self._scopes.remove(scope)
         if start:
             del self.waiting[index]
+            for next_turn in self.waiting.values():
+                next_turn.set()
+                break
         return start
 
     @trio.lowlevel.enable_ki_protection

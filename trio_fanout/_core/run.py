@@ -11,8 +11,8 @@ Workers are tasks, and are reused: a worker runs its item and takes the next one
                                             | none
                                             +-> exit, or wait in `_idle` while items may still arrive
 
-**Who starts a worker.** `start_workers` alone. It is called as the run is entered, by each worker that takes an item,
-by what puts an item into a queue or makes room in a window, and in the place of a worker that cannot be used again.
+**Who starts a worker.** `start_workers`. It is called as the run is entered, by each worker that takes an item, and by
+what puts an item into a queue or makes room in a window. Besides, a worker that cannot be used again is replaced.
 
 **What ends a run.** The source: a worker finds nothing, and nothing can arrive (`source_ended`). The sink: it gives a
 reason to cancel (`cancel`). The owner: by `stop`, by `cancel`, or by an exception of the block. A worker that raises:
@@ -21,7 +21,7 @@ so that no item is taken any more, nor asked for.
 
 **What is counted.** Three numbers tell all there is to know of the workers:
 
-- `_workers`: tasks that were started and have not ended. Up in `start_workers`, down in `_worker_ended`.
+- `_workers`: tasks that were started and have not ended. Up in `_start_worker`, down in `_worker_ended`.
 - `taken`: items that workers have taken. Up in `_work`, where an item is taken.
 - `_finished`: items that were taken and have ended in some way. Up in `_work`, where an item ends, and in
   `_wait_to_start`, for one that never starts.
@@ -225,10 +225,12 @@ class Run(Generic[T, R]):
             return
         if self._idle:
             count -= len(self._idle.unpark(count=count))
-        worker = self._guarded_work if self._source.fed else self._work
         for _ in range(count):
-            self._nursery.start_soon(worker, name=self._name)
-            self._workers += 1
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        self._nursery.start_soon(self._guarded_work if self._source.fed else self._work, name=self._name)
+        self._workers += 1
 
     def room_freed(self) -> None:
         """Wake the reader of the source or a worker: there may be room for another item."""
@@ -426,8 +428,8 @@ class Run(Generic[T, R]):
         """Put back what the worker has."""
         self._tokens.put_back(trio.lowlevel.current_task())
         self._workers -= 1
-        if replace:
-            self.start_workers()
+        if replace and self._max_workers:
+            self._start_worker()  # also where no item is ready: a worker has to find out that the source has ended
 
     def _follow_limit(self) -> None:
         """Have as many workers as the limiter has tokens now."""
