@@ -364,8 +364,9 @@ class _Adaptive:
     async def _borrow(self, task: Task) -> None:
         """Wait for the gate, and then for a token."""
         while True:
-            while not self._is_open():  # it may be moved meanwhile
-                await trio.sleep_until(self._gate)  # noqa: ASYNC110 (no event tells of a time)
+            if not self._is_open():
+                await trio.sleep_until(self._gate)
+                continue  # it may have been moved meanwhile
             if self._limiter.available_tokens <= 0:
                 self._size.waited = True
             self._borrowing += 1
