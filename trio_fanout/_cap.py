@@ -222,7 +222,7 @@ class _Count(_Fixed):
         self._line = trio.lowlevel.ParkingLot()  # if a call waits, there is no token left
         self.holds = self._holders.__contains__
 
-    # Protected, or Ctrl-C could come between the token and the `try` that puts it back.
+    # Protected, here and below, or Ctrl-C could come between a token and the `try` that puts it back, or before that.
     @trio.lowlevel.enable_ki_protection
     async def acquire(self, task: Task) -> int:
         if len(self._holders) >= self._limit:
@@ -249,10 +249,12 @@ class _Borrowed(_Fixed):
     def holds(self, task: Task, /) -> bool:
         return _is_borrower(self._limiter, task)
 
+    @trio.lowlevel.enable_ki_protection
     async def acquire(self, task: Task) -> int:
         await self._limiter.acquire()
         return 0
 
+    @trio.lowlevel.enable_ki_protection
     def release(self, task: Task) -> None:
         self._limiter.release_on_behalf_of(task)
 
