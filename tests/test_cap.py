@@ -219,9 +219,13 @@ async def test_no_call_passes_those_that_wait(autojump_clock: MockClock, options
 # With a key
 
 
+def host_of(page):
+    return page[0]
+
+
 async def test_each_key_has_a_limit_and_an_order_of_its_own(autojump_clock: MockClock):
     work = Work()
-    await call_in_turn(cap(work, 2, key=lambda item: item[0]), *"a0 a1 a2 a3 a4 b0 c0 c1 c2".split())
+    await call_in_turn(cap(work, 2, key=host_of), "a0", "a1", "a2", "a3", "a4", "b0", "c0", "c1", "c2")
     assert sorted(work.starts, key=lambda start: (start[1], start[0])) == [
         ("a0", 0), ("a1", 0), ("b0", 0), ("c0", 0), ("c1", 0), ("a2", 1), ("a3", 1), ("c2", 1), ("a4", 2),
     ]  # fmt: skip
@@ -231,8 +235,8 @@ async def test_key_outside_and_total_inside(autojump_clock: MockClock):
     """What waits for a slow host holds no token of the total."""
     work = Work()
     get = cap(work, 3)
-    fetch = cap(get, 1, key=lambda item: item[0])
-    await call_in_turn(fetch, *"a0 a1 a2 a3 b0 b1 c0 d0".split())
+    fetch = cap(get, 1, key=host_of)
+    await call_in_turn(fetch, "a0", "a1", "a2", "a3", "b0", "b1", "c0", "d0")
     assert sorted(work.starts, key=lambda start: (start[1], start[0])) == [
         ("a0", 0), ("b0", 0), ("c0", 0), ("a1", 1), ("b1", 1), ("d0", 1), ("a2", 2), ("a3", 3),
     ]  # fmt: skip
@@ -296,7 +300,7 @@ async def test_key_that_is_async_is_a_type_error(autojump_clock: MockClock, adap
         with pytest.raises(TypeError, match="key must be a function that is not async"):
             adapter(Work(), 1, key=wrong)
     with pytest.raises(TypeError, match="key must be a function that is not async, got a coroutine from it"):
-        await adapter(Work(), 1, key=lambda item: key(item))("x")
+        await adapter(Work(), 1, key=lambda item: key(item))("x")  # noqa: PLW0108 (not seen to be async)
 
     class Promise:
         def __await__(self):
@@ -315,7 +319,9 @@ async def test_call_within_itself_is_an_error_that_names_the_function(autojump_c
     limit = make_limit(limit)
 
     async def recurse(depth):
-        return await (capped(depth - 1) if depth else trio.sleep(1))
+        await trio.sleep(1)
+        if depth:
+            await capped(depth - 1)
 
     capped = cap(recurse, limit, **options)
     await capped(0)
@@ -326,11 +332,11 @@ async def test_call_within_itself_is_an_error_that_names_the_function(autojump_c
 
 @BIG_ENOUGH
 @ADAPTIVE
-async def test_call_by_a_task_below_one_that_holds_a_token_is_the_same_error(
-    autojump_clock: MockClock, limit, options
-):
+async def test_call_by_a_task_below_one_that_holds_a_token_is_the_same_error(autojump_clock: MockClock, limit, options):
     async def crawl(depth):
-        return await (fanout.map(capped, [depth - 1]) if depth else trio.sleep(1))
+        await trio.sleep(1)
+        if depth:
+            await fanout.map(capped, [depth - 1])
 
     capped = cap(crawl, make_limit(limit), **options)
     with nothing_left(), pytest.raises(RuntimeError, match=r"^crawl was called under its own cap"):
@@ -461,9 +467,7 @@ def refuse(exc: Exception) -> float:
 @pytest.mark.parametrize("key", [None, lambda item: 0], ids=["one", "key"])
 @pytest.mark.parametrize("overloaded", [None, refuse], ids=["fixed", "adaptive"])
 @pytest.mark.parametrize("limiter", [None, 2], ids=["own", "limiter"])
-async def test_cancellation_at_any_checkpoint_leaves_nothing_held(
-    autojump_clock: MockClock, key, overloaded, limiter
-):
+async def test_cancellation_at_any_checkpoint_leaves_nothing_held(autojump_clock: MockClock, key, overloaded, limiter):
     """At the gate, in either line, with a token just got, at work; seen by those who come after."""
     if key and limiter:
         return
@@ -861,7 +865,7 @@ async def test_crawler_that_is_polite_to_each_host(autojump_clock: MockClock):
             await work(page, 5 if page[0] == "a" else 1)
         return [link for link in links[page] if link in links]
 
-    fetch = cap(cap(get, 9), 2, key=lambda page: page[0])
+    fetch = cap(cap(get, 9), 2, key=host_of)
 
     async def visit(page):
         for link in await fetch(page):
@@ -898,9 +902,8 @@ async def test_keywords_name_and_docstring_are_the_functions_own(autojump_clock:
 async def test_function_that_is_not_async_is_wrong_use(autojump_clock: MockClock, policy, options):
     """Under every policy, and not an item's failure."""
     limiter = trio.CapacityLimiter(1)
-    with nothing_left(limiter):
-        with pytest.raises(TypeError, match=r"got 3.*in_thread"):
-            await fanout.map(cap(len, limiter, **options), ["abc"], policy=policy)
+    with nothing_left(limiter), pytest.raises(TypeError, match=r"got 3.*in_thread"):
+        await fanout.map(cap(len, limiter, **options), ["abc"], policy=policy)
 
 
 @pytest.mark.parametrize(
@@ -914,7 +917,9 @@ def test_bad_limit(limit, error, key):
 
 
 def test_limiter_and_key_do_not_go_together():
-    with pytest.raises(TypeError, match="limit must be an int of 1 or more or math.inf where there is a key, got a Cap"):
+    with pytest.raises(
+        TypeError, match="limit must be an int of 1 or more or math.inf where there is a key, got a Cap"
+    ):
         cap(Work(), trio.CapacityLimiter(3), key=len)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 import trio_fanout as fanout
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
 
 ITEMS, ATTEMPTS = 600, 10
 

@@ -350,7 +350,7 @@ async def test_each_key_has_a_rate_a_burst_and_an_order_of_its_own(autojump_cloc
     starts = Starts()
     fn = throttle(starts, 2, burst=2, key=lambda item: item[0])
     async with trio.open_nursery() as nursery:
-        for item in "a0 a1 a2 a3 b0 b1 b2 c0".split():
+        for item in ("a0", "a1", "a2", "a3", "b0", "b1", "b2", "c0"):
             nursery.start_soon(fn, item)
             await wait_all_tasks_blocked()
     assert sorted(starts.log, key=lambda start: start[::-1]) == [
