@@ -858,7 +858,7 @@ async def test_blocking_function_in_threads():
 
 
 async def test_crawler_that_is_polite_to_each_host(autojump_clock: MockClock):
-    """Six hosts of ten pages each, two at once to a host, nine in all; a slow host holds up nobody else."""
+    """Six hosts of ten pages each, two at once to a host, nine in all; a slow host holds up no other."""
     links = {f"{host}{n}": [f"{host}{2 * n + k}" for k in (1, 2)] for host in "abcdef" for n in range(10)}
     work, hosts, seen = Work(), {host: Gauge() for host in "abcdef"}, set()
 

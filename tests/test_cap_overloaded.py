@@ -120,7 +120,7 @@ async def test_growth_takes_as_many_successes_as_the_cap(autojump_clock: MockClo
 
 
 @LIMITS
-async def test_no_growth_where_nobody_waited(autojump_clock: MockClock, limiter):
+async def test_no_growth_if_no_call_had_to_wait(autojump_clock: MockClock, limiter):
     server = Server()
     fn = make(limit_of(100, limiter), server)
     for _ in range(10):
@@ -156,7 +156,7 @@ async def test_wait_that_goes_on_after_a_change_counts(autojump_clock: MockClock
 
 
 @LIMITS
-async def test_count_goes_on_while_nobody_waits(autojump_clock: MockClock, limiter):
+async def test_count_goes_on_while_no_call_waits(autojump_clock: MockClock, limiter):
     """Ten have succeeded by the time that one has to wait: the next success is enough."""
     server = Server()
     fn = make(limit_of(100, limiter), server)
@@ -501,20 +501,33 @@ async def test_tokens_set_by_hand_are_the_cap_and_the_ceiling(autojump_clock: Mo
 
 
 async def test_growth_counts_from_what_was_set_by_hand(autojump_clock: MockClock):
-    """Ten have succeeded before, and all but one of five that the user asks for after that: no growth yet."""
+    """What succeeded before does not count, and what is set is the most, though there was more before."""
     limiter = trio.CapacityLimiter(1000)
     server = Server()
     fn = make(limiter, server)
+    await refused(fn)
+    limiter.total_tokens = 20
+    await several(fn, 19)  # one less than the cap
+    limiter.total_tokens = 3
+    assert limiter.total_tokens == 3
+    limiter.total_tokens = 100
+    await refused(fn)  # down to one
+    begin = trio.current_time()
     await several(fn, 10)
-    limiter.total_tokens = 1000
-    limiter.total_tokens = 10  # as it was: it is no change
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(several, fn, 11)
-        await trio.sleep(1.5)
+    assert server.waves(since=begin) == {begin: 1, begin + 1: 2, begin + 2: 3, begin + 3: 4}
+    limiter.total_tokens = 2
+    await several(fn, 20)
+    assert limiter.total_tokens == 2
+
+
+async def test_tokens_set_to_what_they_are_are_no_change(autojump_clock: MockClock):
+    """There is no telling: the limiter has the number alone."""
+    limiter = trio.CapacityLimiter(1000)
+    fn = make(limiter, Server())
+    await several(fn, 10)
+    limiter.total_tokens = 10
+    await several(fn, 20)
     assert limiter.total_tokens == 20
-    limiter.total_tokens = 5
-    await several(fn, 30)
-    assert limiter.total_tokens == 5
 
 
 async def test_no_tokens_stay_no_tokens(autojump_clock: MockClock):

@@ -69,9 +69,9 @@ def cap(
     had to wait for a token; after that it grows by 1. It is never above `limit`. A sign of overload cuts it to 7/10 of
     the tokens in use. Then only calls that got their token after the cut count for another cut or for growth, so that
     fifty refusals of one burst are one cut. (Additive increase and multiplicative decrease are how TCP avoids
-    congestion, RFC 5681.) If the server named a time, no call gets a token before it has passed, and what waited
-    starts within the cap, not all at once. The refused call fails all the same: to try again is up to the retries
-    outside. If a server counts requests by the second or the minute, and you know the number, use `throttle`.
+    congestion, RFC 5681.) If the server named a time, no call gets a token before it has passed, and the calls that
+    waited then start within the cap, not all at once. The refused call fails all the same: to try again is up to the
+    retries outside. If a server counts requests by the second or the minute, and you know the number, use `throttle`.
 
     **Cancellation**: a call that is cancelled while it waits uses up nothing. However a call ends, its token is put
     back. The wait is part of the call, so that an `item_timeout` includes it. A time limit for the work alone is
