@@ -329,8 +329,8 @@ class _Adaptive:
         self._line = trio.lowlevel.ParkingLot()
         self._ahead: set[Task] = set()
         self._borrowing = 0  # how many of those ahead are in the limiter's line, or have just got a token there
-        # Calls that have a token, and have not run since they got it; those that then found the gate closed, and are
-        # the first in the line once more. Both are in the order of the line.
+        # In the order of the line: calls that were given a token and have not run since; and calls that then found the
+        # gate closed, and wait before the line once more.
         self._served: dict[Task, None] = {}
         self._front: dict[Task, trio.lowlevel.ParkingLot] = {}
 
@@ -368,7 +368,7 @@ class _Adaptive:
 
     async def _go_back(self, task: Task) -> None:
         """Wait once more, as the gate was closed after the token came, and before this task could run."""
-        # All that were served are in the same position. Here, as Trio runs them in any order.
+        # The first to run does this for all that were served, so that they keep their order: Trio runs them in any.
         for served in self._served:
             self._limiter.release_on_behalf_of(served)
         self._front = {served: trio.lowlevel.ParkingLot() for served in self._served} | self._front
@@ -380,7 +380,7 @@ class _Adaptive:
         try:
             await self._front[task].park()  # as in the line
         except BaseException:
-            # It may have been called after it was cancelled, and before it could run: then the next is.
+            # Between the cancellation and now, it may have been served or sent ahead: then the next is.
             self._front.pop(task, None)
             self._ahead.discard(task)
             if task in self._served:
@@ -419,7 +419,7 @@ class _Adaptive:
         return bool(self._front or self._line)
 
     def _call_first(self) -> Task:
-        """Wake the first in the line; one in front may not have gone to sleep yet."""
+        """Wake the first that waits; one in front may be awake still, or again."""
         if self._front:
             task = next(iter(self._front))
             self._front.pop(task).unpark()
