@@ -68,7 +68,7 @@ def in_executor(
 
     Returns:
         An async function that takes the arguments of `fn`, and is named like it. It raises
-        `concurrent.futures.CancelledError`, a failure like any other, when somebody else cancels the future.
+        `concurrent.futures.CancelledError`, a failure like any other, when the future is cancelled by other means.
 
     Raises:
         TypeError: at once, if `executor` is none, or if `fn` cannot be called, or is async; from the call, if it comes
@@ -190,7 +190,7 @@ class _Call(Generic[R]):
         if future.cancelled():
             if self._raise_cancel is not None:
                 return outcome.capture(self._raise_cancel)
-            return outcome.Error(CancelledError("the executor or somebody else cancelled this call"))
+            return outcome.Error(CancelledError("this call was cancelled in the executor"))
         exc = future.exception()
         if exc is not None:
             return self._failure(_cut_loose(exc, future))
@@ -248,6 +248,6 @@ class _Canceller:
                 if isinstance(cancelled, outcome.Error):  # so it is not, and the call is waited for
                     logger.error("Future.cancel() raised", exc_info=cancelled.error)
             self._at_work.release()
-            # Somebody who came after the last look, and before the release, has left the next future to this thread.
+            # A caller after the last look, and before the release, has left the next future to this thread.
             if not self._futures or not self._at_work.acquire(blocking=False):
                 return
