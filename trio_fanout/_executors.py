@@ -190,7 +190,7 @@ class _Call(Generic[R]):
         if future.cancelled():
             if self._raise_cancel is not None:
                 return outcome.capture(self._raise_cancel)
-            return outcome.Error(CancelledError("this call was cancelled in the executor"))
+            return outcome.Error(CancelledError("the executor or somebody else cancelled this call"))
         exc = future.exception()
         if exc is not None:
             return self._failure(_cut_loose(exc, future))
@@ -210,7 +210,7 @@ def _cut_loose(exc: BaseException, future: Future[Any]) -> BaseException:
     """Take the frames that know `future` off the traceback of its exception.
 
     Dask raises the exception once before it hands it over. The frame where it does so would keep the future alive for
-    as long as somebody keeps the exception, and so the task on the scheduler.
+    as long as the exception is kept, and so the task on the scheduler.
     """
     tb = exc.__traceback__
     while tb is not None and any(value is future for value in tb.tb_frame.f_locals.values()):
