@@ -47,27 +47,32 @@ def by_hand(call: Callable[..., object], items: range) -> Work:
 
 def measure(quick: bool) -> Iterator[Row]:
     count, rounds = (100, 3) if quick else (3_000, 5)
-    items = range(count)
-    works = {
-        "in_thread": functools.partial(fanout.map, fanout.in_thread(same), items, limit=LIMIT),
-        "trio.to_thread + limiter": by_hand(trio.to_thread.run_sync, items),
+    items, few = range(count), range(count // 10)  # on a cluster a call takes milliseconds
+    measures = {
+        "in_thread": measured(mapped(fanout.in_thread(same), items), items),
+        "trio.to_thread + limiter": measured(by_hand(trio.to_thread.run_sync, items), items),
     }
     with contextlib.ExitStack() as cleanup:
         if importlib.util.find_spec("trio_parallel"):
             import trio_parallel
 
-            works["in_process"] = functools.partial(fanout.map, fanout.in_process(same), items, limit=LIMIT)
-            works["trio_parallel + limiter"] = by_hand(trio_parallel.run_sync, items)
+            measures["in_process"] = measured(mapped(fanout.in_process(same), items), items)
+            measures["trio_parallel + limiter"] = measured(by_hand(trio_parallel.run_sync, items), items)
         if importlib.util.find_spec("distributed"):
             client = cleanup.enter_context(dask_client())
             on_dask = fanout.in_executor(client.get_executor(pure=False), same)
-            works["in_executor, Dask"] = functools.partial(fanout.map, on_dask, items, limit=LIMIT)
-            works["in_executor, Dask, limit=100"] = functools.partial(fanout.map, on_dask, items, limit=100)
-            works["Dask's own map"] = functools.partial(trio.to_thread.run_sync, dask_map, client, items)
-        title = f"{count:,} calls that do nothing elsewhere, limit={LIMIT}"
-        times = interleave({name: measured(work, items) for name, work in works.items()}, rounds)
-        for name in works:
-            yield Row(title, name, "µs a call, by the clock on the wall", times.wall_micros(name))
+            measures["in_executor, Dask"] = measured(mapped(on_dask, few), few)
+            measures["in_executor, Dask, limit=100"] = measured(mapped(on_dask, few, 100), few)
+            own = functools.partial(trio.to_thread.run_sync, dask_map, client, few)
+            measures["Dask's own map"] = measured(own, few)
+        times = interleave(measures, rounds)
+    title = f"{count:,} calls that do nothing elsewhere ({len(few)} on Dask), limit={LIMIT}"
+    for name in measures:
+        yield Row(title, name, "µs a call, by the clock on the wall", times.wall_micros(name))
+
+
+def mapped(fn: Callable[[int], object], items: range, limit: int = LIMIT) -> Work:
+    return functools.partial(fanout.map, fn, items, limit=limit)
 
 
 def measured(work: Work, items: range) -> Callable[[], tuple[float, float]]:
