@@ -200,6 +200,7 @@ def test_crawler_visits_each_page_once_and_asks_no_host_for_more_than_it_takes(t
 
     def later(server):
         if "later" in refused:
+            assert time.time() > refused["later"] - 0.01
             return page()
         refused["later"] = int(time.time()) + 2
         return 503, {"Retry-After": email.utils.formatdate(refused["later"], usegmt=True)}, b""
@@ -212,7 +213,7 @@ def test_crawler_visits_each_page_once_and_asks_no_host_for_more_than_it_takes(t
     foreign = Site(total)
     first.links = ["/busy", "/meanwhile", *names, foreign.server.url]
     second.links = [*names, "later", "moved", "gone"]
-    third.links = [*names, first.server.url + "/page3"]
+    third.links = [*names, second.server.url + "/page3"]
     sites = [first, second, third]
     with ExitStack() as stack:
         for site in [*sites, foreign]:
