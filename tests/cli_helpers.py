@@ -15,7 +15,7 @@ from unittest import mock
 
 import trio
 
-from trio_fanout._cli import _work, main
+from trio_fanout._cli import _commands, main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,17 +51,17 @@ class Cli:
     def __call__(self, *args: str, stdin: bytes | str = b"") -> Ran:
         with (
             standard_input(stdin.encode() if isinstance(stdin, str) else stdin),
-            mock.patch.object(_work, "work", work_and_leave_no_reader),
+            mock.patch.object(_commands, "run", run_and_leave_no_reader),
         ):
             code = main(list(args))
         out, err = self._capture.readouterr()
         return Ran(code, out, err.decode())
 
 
-async def work_and_leave_no_reader(options: Any, work: Any = _work.work) -> int:
-    """Do the work, and wait for threads that were left to their reading: they would read the next test's input."""
+async def run_and_leave_no_reader(options: Any, run: Any = _commands.run) -> int:
+    """Run a command, and wait for threads that were left to their reading: they would read the next test's input."""
     try:
-        return await work(options)
+        return await run(options)
     finally:
         await all_threads_ended()
 

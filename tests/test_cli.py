@@ -14,7 +14,7 @@ import tempfile
 import pytest
 
 from cli_helpers import COMMAND, PATIENCE, Cli, Ran, is_gone, number_in, run
-from trio_fanout._cli import _parser, _programs, _work, main
+from trio_fanout._cli import _commands, _parser, _programs, main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 
@@ -162,13 +162,13 @@ def test_as_many_at_once_as_there_are_cpus(monkeypatch):
 
 def test_rate_spaces_the_starts(cli, monkeypatch):
     asked = []
-    throttle = _work.fanout.throttle
+    throttle = _commands.fanout.throttle
 
     def spy(fn, rate):
         asked.append(rate)
         return throttle(fn, 1000)
 
-    monkeypatch.setattr(_work.fanout, "throttle", spy)
+    monkeypatch.setattr(_commands.fanout, "throttle", spy)
     assert cli("map", "--rate", "0.5", "echo", stdin="a\nb\n").column("item") == ["a", "b"]
     assert asked == [0.5]
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli_helpers import all_threads_ended
-from trio_fanout._cli import _files
+from trio_fanout._cli import _stdio
 from trio_fanout._cli._items import Items, Job, splitter_for
-from trio_fanout._cli._messages import UsageError
+from trio_fanout._cli._stdio import UsageError
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
@@ -168,7 +168,7 @@ async def test_items_that_are_not_wanted_keep_their_index(tmp_path):
 
 
 async def test_an_item_of_many_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(_files, "PIECE", 7)
+    monkeypatch.setattr(_stdio, "PIECE", 7)
     (tmp_path / "items").write_bytes(b"x" * 1000 + b"\n" + b"y" * 10)
     fd = os.open(tmp_path / "items", os.O_RDONLY)
     items = Items(fd, "it", splitter_for("lines"), lambda job: True)

@@ -15,7 +15,7 @@ import pytest
 from cli_helpers import COMMAND, PATIENCE, Cli, run
 from trio_fanout._cli._items import Job
 from trio_fanout._cli._log import Log
-from trio_fanout._cli._messages import UsageError
+from trio_fanout._cli._stdio import UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 

@@ -13,22 +13,22 @@ from functools import partial
 import pytest
 import trio
 
-from trio_fanout._cli import _messages, _programs
-from trio_fanout._cli._control import Control
-from trio_fanout._cli._files import read_some, write_all
+from trio_fanout._cli import _programs, _stdio
 from trio_fanout._cli._output import REDRAW, Output
 from trio_fanout._cli._progress import PlainDisplay, RichDisplay, Tally, count_items, position_in
 from trio_fanout._cli._results import Result
+from trio_fanout._cli._shutdown import Shutdown
+from trio_fanout._cli._stdio import read_some, write_all
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 
 
 async def test_whose_time_was_up_is_not_taken_for_ended(autojump_clock):
-    control = Control()
-    with control.running(1) as late, control.running(3) as early, control.running(None) as endless:
+    shutdown = Shutdown()
+    with shutdown.running(1) as late, shutdown.running(3) as early, shutdown.running(None) as endless:
         with late:
             await trio.sleep_forever()
-        control.end()
+        shutdown.end()
         assert (late.deadline, early.deadline, endless.deadline) == (1, math.inf, math.inf)
         assert early.cancel_called
         assert endless.cancel_called
@@ -160,7 +160,7 @@ def test_a_message_that_cannot_be_written_is_no_reason_to_fail(monkeypatch):
         raise BrokenPipeError
 
     monkeypatch.setattr(os, "write", fail)
-    _messages.say("anything")
+    _stdio.say("anything")
 
 
 def test_a_process_that_goes_while_it_is_looked_at_is_gone(tmp_path, monkeypatch):

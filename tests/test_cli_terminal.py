@@ -112,7 +112,7 @@ def test_an_interrupt_ends_the_wait_for_the_next_start(tmp_path):
 
 
 def test_a_reader_who_has_stopped_does_not_hold_up_the_end(tmp_path):
-    code = "from trio_fanout._cli import _control, main; _control.KILL_AFTER = -0.9; import sys; sys.exit(main())"
+    code = "from trio_fanout._cli import _shutdown, main; _shutdown.KILL_AFTER = -0.9; import sys; sys.exit(main())"
     command = [
         sys.executable,
         "-c",

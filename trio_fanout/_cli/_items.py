@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 import trio
 
-from ._files import read_some
-from ._messages import UsageError, reason
+from ._stdio import UsageError, read_some, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ._messages import FatalError, UsageError, reason
+from ._stdio import FatalError, UsageError, reason
 
 if TYPE_CHECKING:
     from pathlib import Path

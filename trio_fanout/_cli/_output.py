@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ._files import write_all
-from ._messages import FatalError, reason, say
+from ._stdio import FatalError, reason, say, write_all
 
 if TYPE_CHECKING:
     from ._progress import Display, Tally

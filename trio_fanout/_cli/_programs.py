@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._files import PIECE
-from ._messages import FatalError, reason
+from ._stdio import PIECE, FatalError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from ._messages import tell
+from ._stdio import tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable

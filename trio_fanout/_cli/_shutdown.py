@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Control:
+class Shutdown:
     """How far the run has been wound down."""
 
     def __init__(self) -> None:

@@ -14,22 +14,22 @@ import trio
 
 import trio_fanout as fanout
 
-from ._control import Control, signals_to_obey
+from ._inputs import CommandInput, ItemInput
 from ._log import Log
-from ._messages import FatalError, UsageError, reason, shown
 from ._output import Output
-from ._plans import FanOutPlan, ItemPlan
 from ._programs import allow_open_files
 from ._progress import Tally, open_display
 from ._results import Result
+from ._shutdown import Shutdown, signals_to_obey
+from ._stdio import FatalError, UsageError, reason, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from typing import IO
 
+    from ._inputs import Input
     from ._items import Job
     from ._parser import Options
-    from ._plans import Plan
 
 AHEAD: Final = 256
 """How many results may wait for an earlier one to be printed, until nothing more is started."""
@@ -38,18 +38,18 @@ SUCCESS, FAILURE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """The exit codes."""
 
 
-async def work(options: Options) -> int:
+async def run(options: Options) -> int:
     """Do what the options say; returns the exit code."""
     allow_open_files(options.parallel)
-    control = Control()
+    shutdown = Shutdown()
     output = Output(options.output, open_display(wanted=options.progress))
     obeyed = signals_to_obey()
     with trio.open_signal_receiver(*obeyed) if obeyed else nullcontext() as signals:
         async with trio.open_nursery() as helpers:
             if signals is not None:
-                helpers.start_soon(control.obey, signals, output.say)
+                helpers.start_soon(shutdown.obey, signals, output.say)
             try:
-                code = await _work(options, control, output, helpers)
+                code = await _run(options, shutdown, output, helpers)
             except UsageError as exc:
                 output.say(str(exc))
                 code = WRONG_USE
@@ -59,32 +59,32 @@ async def work(options: Options) -> int:
             except BrokenPipeError:
                 code = FAILURE  # who reads the results has seen enough
             helpers.cancel_scope.cancel()
-    return INTERRUPTED if control.interrupted else code
+    return INTERRUPTED if shutdown.interrupted else code
 
 
-async def _work(options: Options, control: Control, output: Output, helpers: trio.Nursery) -> int:
+async def _run(options: Options, shutdown: Shutdown, output: Output, helpers: trio.Nursery) -> int:
     with ExitStack() as stack:
         log = None
         if options.log is not None:
             log = Log(options.log, resume=options.resume)
             stack.callback(log.close)
         wanted = _everything if log is None else log.wants
-        plan: Plan
+        source: Input
         if options.command == "fan-out":
-            plan = fan_out = FanOutPlan(options, wanted, stack)
-            with control.waiting():
+            source = fan_out = CommandInput(options, wanted, stack)
+            with shutdown.waiting():
                 await fan_out.read_input()
         else:
-            plan = items = ItemPlan(options, wanted, stack)
+            source = items = ItemInput(options, wanted, stack)
             if output.shows_progress and options.format != "json":
                 helpers.start_soon(items.count)
-        tally = Tally(plan.total)
+        tally = Tally(source.total)
         if output.shows_progress:
             helpers.start_soon(output.keep_drawing, tally)
-        runner = _Runner(options, plan, control, log, tally, output)
+        runner = _Runner(options, source, shutdown, log, tally, output)
         stack.callback(runner.close)
-        with control.printing:
-            await _print_results(runner, plan, options, control, output)
+        with shutdown.printing:
+            await _print_results(runner, source, options, shutdown, output)
     if tally.first_failure is None:
         return SUCCESS
     first = _failure(*tally.first_failure)
@@ -92,11 +92,11 @@ async def _work(options: Options, control: Control, output: Output, helpers: tri
     return FAILURE
 
 
-async def _print_results(runner: _Runner, plan: Plan, options: Options, control: Control, output: Output) -> None:
+async def _print_results(runner: _Runner, source: Input, options: Options, shutdown: Shutdown, output: Output) -> None:
     # What is not captured is not printed either, and need not be in order.
     ordered = options.output != "none"
-    async with fanout.stream(runner.run, plan.jobs, limit=options.parallel, ordered=ordered, buffer=AHEAD) as results:
-        control.wind_down(results)
+    async with fanout.stream(runner.run, source.jobs, limit=options.parallel, ordered=ordered, buffer=AHEAD) as results:
+        shutdown.wind_down(results)
         async for _, _, result in results:
             if result is None:
                 continue
@@ -109,10 +109,10 @@ class _Runner:
     """Runs the program of one job, and says what came of it."""
 
     def __init__(
-        self, options: Options, plan: Plan, control: Control, log: Log | None, tally: Tally, output: Output
+        self, options: Options, source: Input, shutdown: Shutdown, log: Log | None, tally: Tally, output: Output
     ) -> None:
-        self._plan: Final = plan
-        self._control: Final = control
+        self._source: Final = source
+        self._shutdown: Final = shutdown
         self._log: Final = log
         self._tally: Final = tally
         self._unprinted: Final[set[Result]] = set()
@@ -128,9 +128,9 @@ class _Runner:
     async def run(self, job: Job) -> Result | None:
         """Run the program of a job. None if it was not started, or ended with the whole run."""
         if self._wait_for_turn is not None:
-            with self._control.waiting():
+            with self._shutdown.waiting():
                 await self._wait_for_turn()
-        if self._control.stopped:
+        if self._shutdown.stopped:
             return None  # the loop that calls this sees to checkpoints
         result = await self._result(job)
         if result is None:
@@ -143,7 +143,7 @@ class _Runner:
             if self._tell is not None:
                 self._tell(_failure(job.index, job.item, result.error))
             if self._fail_fast:
-                self._control.end()
+                self._shutdown.end()
         return result
 
     def forget(self, result: Result) -> None:
@@ -163,14 +163,14 @@ class _Runner:
         def result(exit_code: int | None, error: str | None) -> Result:
             return Result(job.index, job.item, exit_code, outputs, trio.current_time() - began, error)
 
-        with self._control.running(self._timeout) as scope:
+        with self._shutdown.running(self._timeout) as scope:
             try:
-                program = self._plan.start(job)
+                program = self._source.start(job)
             except (OSError, ValueError) as exc:
                 outputs = [BytesIO(), BytesIO()] if self._captures else ()
                 return result(None, _start_error(exc))  # as above
             outputs = program.outputs
-            with self._control.suspending(program):
+            with self._shutdown.suspending(program):
                 over = await program.run(scope)
             if over:
                 if program.exit_code == -signal.SIGPIPE and not self._captures and _output_is_closed():

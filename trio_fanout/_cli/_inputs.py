@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from ._files import write_all
 from ._items import STANDARD_INPUT, Items, Job, read_piece, splitter_for
-from ._messages import FatalError, UsageError, reason
 from ._programs import Program
 from ._progress import count_items, position_in
+from ._stdio import FatalError, UsageError, reason, write_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ._parser import Options
 
 
-class Plan(Protocol):
+class Input(Protocol):
     """What there is to do."""
 
     @property
@@ -32,7 +31,7 @@ class Plan(Protocol):
     def start(self, job: Job, /) -> Program: ...
 
 
-class ItemPlan:
+class ItemInput:
     """`map` and `do`: the same program for each item that is read.
 
     Args:
@@ -75,7 +74,7 @@ class ItemPlan:
         return Program(words, capture=self._capture)
 
 
-class FanOutPlan:
+class CommandInput:
     """`fan-out`: several programs, each with a copy of all of standard input."""
 
     def __init__(self, options: Options, wanted: Callable[[Job], bool], stack: ExitStack) -> None:
