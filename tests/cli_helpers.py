@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ import trio
 from trio_fanout._cli import _commands, main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 COMMAND = [sys.executable, "-m", "trio_fanout"]
 
@@ -130,3 +132,21 @@ def is_gone(pid: int) -> bool:
 
 def number_in(path: Path) -> int:
     return int(path.read_text())
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds that another process brings about."""
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+def wait_until_it_handles(pid: int, number: int) -> None:
+    """Wait until a process would handle a signal."""
+
+    def handles() -> bool:
+        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
+
+    wait_for(handles)

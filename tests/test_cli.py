@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
 
 from cli_helpers import COMMAND, PATIENCE, Cli, Ran, is_gone, number_in, run
-from trio_fanout._cli import _commands, _parser, _programs, main
+from trio_fanout._cli import _commands, _parser, _programs, _spool, main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 
@@ -35,10 +36,12 @@ def cli(capfdbinary):
 
 
 def test_map_prints_an_object_for_each_item(cli):
+    began = time.time()
     ran = cli("map", "--", "sh", "-c", "echo out-$0; echo err >&2", stdin="a\nb")
     assert ran.code == 0
     assert ran.err == ""
-    seconds = ran.column("seconds")
+    started, seconds = ran.column("started"), ran.column("seconds")
+    assert all(began <= value < began + PATIENCE for value in started)
     assert all(0 < value < PATIENCE for value in seconds)
     assert ran.records == [
         {
@@ -48,7 +51,9 @@ def test_map_prints_an_object_for_each_item(cli):
             "exit_code": 0,
             "stdout": f"out-{item}\n",
             "stderr": "err\n",
+            "started": started[index],
             "seconds": seconds[index],
+            "program": ["sh", "-c", "echo out-$0; echo err >&2"],
         }
         for index, item in enumerate(["a", "b"])
     ]
@@ -73,7 +78,8 @@ def _in_a_directory_of_its_own(tmp_path, monkeypatch):
         (["a", "b"], ["a", "b", "it;em $HOME '\""]),
         (["<{}>", "x{}{}", "{#}"], ["<it;em $HOME '\">", "xit;em $HOME '\"it;em $HOME '\"", "0"]),
         (["{#}"], ["0", "it;em $HOME '\""]),
-        (["{}", "{", "}", "{ }", "{{}}"], ["it;em $HOME '\"", "{", "}", "{ }", "{it;em $HOME '\"}"]),
+        (["{}", "{", "}", "{ }"], ["it;em $HOME '\"", "{", "}", "{ }"]),
+        (["{{}}", "{{#}}", "{{{}}}"], ["{}", "{#}", "{{}}", "it;em $HOME '\""]),
         (["-j", "--null", "--"], ["-j", "--null", "--", "it;em $HOME '\""]),
     ],
 )
@@ -137,7 +143,7 @@ def test_text_output_goes_where_the_program_sent_it_in_the_order_of_the_items(cl
 
 
 def test_output_beyond_what_is_kept_in_memory(cli, monkeypatch):
-    monkeypatch.setattr(_programs, "SPOOL_ABOVE", 100_000)
+    monkeypatch.setattr(_spool, "MEMORY", 100_000)
     ran = cli("map", "--output", "text", "-j3", "sh", "-c", "yes $0 | head -c 1000000", stdin="a\nb\nc\n")
     assert ran.out == b"a\n" * 500_000 + b"b\n" * 500_000 + b"c\n" * 500_000
 
@@ -205,7 +211,7 @@ def test_no_fail_fast_goes_on(cli):
     assert ran.code == 1
     assert ran.column("failed") == [True, False, True, False]
     assert ran.column("stdout") == ["3\n", "1\n", "3\n", "2\n"]
-    assert ran.err == "trio-fanout: item 0 ('3') failed: exit code 1 (2 of 4 items failed)\n"
+    assert ran.err == "trio-fanout: 2 of 4 items failed; first: item 0 ('3'): exit code 1\n"
 
 
 @pytest.mark.parametrize("mode", [["map", "--output", "text"], ["do"]])
@@ -215,7 +221,7 @@ def test_where_output_is_plain_each_failure_is_told(cli, mode):
     assert ran.err.splitlines() == [
         "trio-fanout: item 0 ('3') failed: exit code 1",
         "trio-fanout: item 2 ('3') failed: exit code 1",
-        "trio-fanout: item 0 ('3') failed: exit code 1 (2 of 3 items failed)",
+        "trio-fanout: 2 of 3 items failed; first: item 0 ('3'): exit code 1",
     ]
 
 
@@ -390,8 +396,8 @@ def no_room(*args, **kwargs):
 
 
 def test_no_room_for_output_ends_all_with_a_message(cli, monkeypatch, tmp_path):
-    monkeypatch.setattr(_programs, "SPOOL_ABOVE", 10)
-    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", no_room)
+    monkeypatch.setattr(_spool, "MEMORY", 10)
+    monkeypatch.setattr(os, "pwrite", no_room)
     ran = cli("map", "sh", "-c", "yes", stdin="a\n")
     assert ran.code == 1
     assert ran.err.startswith("trio-fanout: cannot keep what a program prints in ")

@@ -226,7 +226,7 @@ def test_no_progress_without_a_terminal():
     with started("map", "--no-fail-fast", "false") as process:
         out, err = process.communicate(b"a\nb\n", PATIENCE)
     assert len(out.splitlines()) == 2
-    assert err == b"trio-fanout: item 0 ('a') failed: exit code 1 (2 of 2 items failed)\n"
+    assert err == b"trio-fanout: 2 of 2 items failed; first: item 0 ('a'): exit code 1\n"
 
 
 @pytest.mark.cli

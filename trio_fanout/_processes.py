@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import signal
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ._adapters import check_blocking, named_like
 from ._arguments import name_of
+from ._signals import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -79,7 +79,4 @@ def _import_trio_parallel() -> Any:  # it ships no types
 def _cause_of_death(exitcode: int | None) -> str:
     if exitcode is None or exitcode >= 0:
         return f"died with exit code {exitcode}"
-    try:
-        return f"was killed by {signal.Signals(-exitcode).name}"
-    except ValueError:  # a real-time signal has no name
-        return f"was killed by signal {-exitcode}"
+    return f"was killed by {signal_name(-exitcode)}"

@@ -1,38 +1,50 @@
-"""What the three commands do: each is a stream, of a function that runs one program."""
+"""What the three commands do: each is a stream, of a function that runs one program.
+
+Of the library's policies and time limits they use none. These cancel an item at once; to end a program takes a grace
+period, in which it may still print, and its result is wanted. So `_Runner` has fail-fast of its own.
+"""
 
 from __future__ import annotations
 
-import math
+import errno
 import os
 import select
+import shlex
 import signal
+import time
 from contextlib import ExitStack, nullcontext
-from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 import trio_fanout as fanout
 
-from ._inputs import CommandInput, ItemInput
+from .._signals import signal_name
+from ._history import History
+from ._inputs import CommandInput, ItemInput, open_items, programs_of
 from ._log import Log
 from ._output import Output
-from ._programs import allow_open_files
+from ._programs import Launcher
 from ._progress import Tally, open_display
 from ._results import Result
-from ._shutdown import Shutdown, signals_to_obey
-from ._stdio import FatalError, UsageError, reason, shown
+from ._shutdown import END, Cause, Running, Shutdown, shown_job, signals_to_obey
+from ._spool import Spool
+from ._stdio import FatalError, UsageError, in_thread, reason, shown
+from ._template import FOR_A_SHELL
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-    from typing import IO
+    from collections.abc import Awaitable, Callable
 
     from ._inputs import Input
     from ._items import Job
     from ._parser import Options
+    from ._spool import Kept
 
 AHEAD: Final = 256
 """How many results may wait for an earlier one to be printed, until nothing more is started."""
+
+MOMENT: Final = 0.1
+"""Seconds in which a signal that is sent to all processes of a session or a service reaches all of them."""
 
 SUCCESS, FAILURE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """The exit codes."""
@@ -40,16 +52,16 @@ SUCCESS, FAILURE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 async def run(options: Options) -> int:
     """Do what the options say; returns the exit code."""
-    allow_open_files(options.parallel)
     shutdown = Shutdown()
-    output = Output(options.output, open_display(wanted=options.progress))
+    output = Output(options.output, open_display(wanted=options.progress and not options.dry_run))
     obeyed = signals_to_obey()
     with trio.open_signal_receiver(*obeyed) if obeyed else nullcontext() as signals:
         async with trio.open_nursery() as helpers:
             if signals is not None:
                 helpers.start_soon(shutdown.obey, signals, output.say)
             try:
-                code = await _run(options, shutdown, output, helpers)
+                with ExitStack() as stack:
+                    code = await _run(options, shutdown, output, helpers, stack)
             except UsageError as exc:
                 output.say(str(exc))
                 code = WRONG_USE
@@ -62,34 +74,64 @@ async def run(options: Options) -> int:
     return INTERRUPTED if shutdown.interrupted else code
 
 
-async def _run(options: Options, shutdown: Shutdown, output: Output, helpers: trio.Nursery) -> int:
-    with ExitStack() as stack:
-        log = None
-        if options.log is not None:
-            log = Log(options.log, resume=options.resume)
-            stack.callback(log.close)
-        wanted = _everything if log is None else log.wants
-        source: Input
-        if options.command == "fan-out":
-            source = fan_out = CommandInput(options, wanted, stack)
-            with shutdown.waiting():
-                await fan_out.read_input()
-        else:
-            source = items = ItemInput(options, wanted, stack)
-            if output.shows_progress and options.format != "json":
-                helpers.start_soon(items.count)
-        tally = Tally(source.total)
-        if output.shows_progress:
-            helpers.start_soon(output.keep_drawing, tally)
-        runner = _Runner(options, source, shutdown, log, tally, output)
-        stack.callback(runner.close)
-        with shutdown.printing:
-            await _print_results(runner, source, options, shutdown, output)
-    if tally.first_failure is None:
+async def _run(options: Options, shutdown: Shutdown, output: Output, helpers: trio.Nursery, stack: ExitStack) -> int:
+    with shutdown.waiting() as scope:  # for the other end of a named pipe, say
+        source, log = await _open(options, stack)
+    if scope.cancelled_caught:
+        return INTERRUPTED
+    if options.dry_run:
+        await _print_words(source, shutdown, output)
         return SUCCESS
-    first = _failure(*tally.first_failure)
-    output.say(first if tally.failed == 1 else f"{first} ({tally.failed} of {tally.done} items failed)")
+    tally = Tally(source.total)
+    if output.shows_progress:
+        helpers.start_soon(output.keep_drawing, tally)
+        helpers.start_soon(source.count)
+    spool = None
+    if options.output != "none":
+        spool = Spool()
+        stack.callback(spool.close)
+    launcher = stack.enter_context(Launcher(options.parallel, spool))
+    helpers.start_soon(launcher.read_outputs)
+    helpers.start_soon(shutdown.watch_for_stopped)
+    runner = _Runner(options, source, shutdown, launcher, log, tally, output)
+    with shutdown.printing:
+        await _print_results(runner, source, options, shutdown, output)
+    if source.skipped:
+        rest = "" if options.output == "none" else "; only the results of the others are printed"
+        output.say(f"skipped what the log says has succeeded ({source.skipped}){rest}")
+    if tally.failed == 0:
+        return SUCCESS
+    output.say(runner.last_words())
     return FAILURE
+
+
+async def _open(options: Options, stack: ExitStack) -> tuple[Input, Log | None]:
+    history = log = None
+    if options.log is not None:
+        history = History()
+        if options.resume:
+            await in_thread(history.read, options.log, programs_of(options))
+        if not options.dry_run:
+            log = await in_thread(Log, options.log)
+            stack.callback(log.close)
+    if options.command != "fan-out":
+        return ItemInput(options, await open_items(options.items, stack), history), log
+    source = CommandInput(options, history, stack)
+    if not options.dry_run:
+        await source.read_input()
+    return source, log
+
+
+async def _print_words(source: Input, shutdown: Shutdown, output: Output) -> None:
+    async def words(job: Job) -> bytes:  # noqa: ASYNC124  # as a stream takes it
+        text = shlex.join(word.decode("utf-8", "surrogateescape") for word in source.words(job))
+        return text.encode("utf-8", "surrogateescape") + b"\n"
+
+    with shutdown.printing:
+        async with fanout.stream(words, source.jobs, limit=1) as results:
+            shutdown.wind_down(results)
+            async for _, _, line in results:
+                await output.print_line(line)
 
 
 async def _print_results(runner: _Runner, source: Input, options: Options, shutdown: Shutdown, output: Output) -> None:
@@ -98,25 +140,32 @@ async def _print_results(runner: _Runner, source: Input, options: Options, shutd
     async with fanout.stream(runner.run, source.jobs, limit=options.parallel, ordered=ordered, buffer=AHEAD) as results:
         shutdown.wind_down(results)
         async for _, _, result in results:
-            if result is None:
-                continue
-            if options.output != "none":
-                await output.show(result)
-            runner.forget(result)
+            if result is not None:
+                if options.output != "none":
+                    await output.show(result)
+                result.close()
 
 
 class _Runner:
     """Runs the program of one job, and says what came of it."""
 
     def __init__(
-        self, options: Options, source: Input, shutdown: Shutdown, log: Log | None, tally: Tally, output: Output
+        self,
+        options: Options,
+        source: Input,
+        shutdown: Shutdown,
+        launcher: Launcher,
+        log: Log | None,
+        tally: Tally,
+        output: Output,
     ) -> None:
         self._source: Final = source
         self._shutdown: Final = shutdown
+        self._launcher: Final = launcher
         self._log: Final = log
         self._tally: Final = tally
-        self._unprinted: Final[set[Result]] = set()
         self._captures: Final = options.output != "none"
+        self._batch: Final = options.batch is not None
         self._timeout: Final[float | None] = options.timeout
         self._fail_fast: Final[bool] = options.fail_fast
         self._wait_for_turn: Final[Callable[[], Awaitable[None]] | None] = (
@@ -124,79 +173,95 @@ class _Runner:
         )
         # Where results are not printed as JSON, nothing else would tell which items failed.
         self._tell: Final = None if options.output == "json" or options.fail_fast else output.say
+        self._started_any = False
 
     async def run(self, job: Job) -> Result | None:
         """Run the program of a job. None if it was not started, or ended with the whole run."""
+        result = await self._attempt(job)
+        if result is None:
+            return None  # the loop that calls this sees to checkpoints
+        self._tally.add(job[0].index, shown_job(job), result.error, len(job))
+        if result.error is not None:
+            if self._tell is not None:
+                self._tell(f"{shown_job(job)} failed: {result.error}")
+            # A program that does not exist will not be there for the next item either.
+            if self._fail_fast or (not result.found and not self._started_any and self._source.has_one_program):
+                self._shutdown.end()
+        if self._log is not None:
+            await self._log.append(result.json_line())
+        return result
+
+    def last_words(self) -> str:
+        """What to say at the end of failures: each once, or the first and how many there are."""
+        assert self._tally.first_failure is not None
+        _, what, error = self._tally.first_failure
+        count = f"{self._tally.failed} of {self._tally.done} items failed"
+        if self._tally.failures > 1:
+            return f"{count}; first: {what}: {error}"
+        return f"{what} failed: {error}" if self._tell is None else count
+
+    async def _attempt(self, job: Job) -> Result | None:
         if self._wait_for_turn is not None:
             with self._shutdown.waiting():
                 await self._wait_for_turn()
         if self._shutdown.stopped:
-            return None  # the loop that calls this sees to checkpoints
-        result = await self._result(job)
-        if result is None:
             return None
-        self._unprinted.add(result)
-        self._tally.add(job.index, job.item, result.error)
-        if self._log is not None:
-            self._log.append(result.json_line())
-        if result.error is not None:
-            if self._tell is not None:
-                self._tell(_failure(job.index, job.item, result.error))
-            if self._fail_fast:
-                self._shutdown.end()
-        return result
+        started, began = time.time(), trio.current_time()
 
-    def forget(self, result: Result) -> None:
-        """Close the files of a result that is not used any more."""
-        result.close()
-        self._unprinted.discard(result)
+        def result(exit_code: int | None, outputs: list[Kept], error: str | None, *, found: bool = True) -> Result:
+            seconds = trio.current_time() - began
+            program = self._source.program(job)
+            return Result(job, program, exit_code, outputs, started, seconds, error, batch=self._batch, found=found)
 
-    def close(self) -> None:
-        """Close the files of results that were never printed."""
-        while self._unprinted:
-            self._unprinted.pop().close()
-
-    async def _result(self, job: Job) -> Result | None:
-        began = trio.current_time()
-        outputs: Sequence[IO[bytes]] = ()
-
-        def result(exit_code: int | None, error: str | None) -> Result:
-            return Result(job.index, job.item, exit_code, outputs, trio.current_time() - began, error)
-
-        with self._shutdown.running(self._timeout) as scope:
-            try:
-                program = self._source.start(job)
-            except (OSError, ValueError) as exc:
-                outputs = [BytesIO(), BytesIO()] if self._captures else ()
-                return result(None, _start_error(exc))  # as above
-            outputs = program.outputs
-            with self._shutdown.suspending(program):
-                over = await program.run(scope)
-            if over:
-                if program.exit_code == -signal.SIGPIPE and not self._captures and _output_is_closed():
-                    raise BrokenPipeError
-                return result(program.exit_code, _exit_error(program.exit_code))
-        if scope.deadline == math.inf:
+        try:
+            with self._source.stdin(job) as stdin:
+                program = self._launcher.start(self._source.words(job), stdin)
+        except (OSError, ValueError) as exc:
+            found = not isinstance(exc, OSError) or exc.errno not in _NO_SUCH_PROGRAM
+            return result(None, self._launcher.outputs(), _start_error(exc), found=found)
+        self._started_any = True
+        running = Running(job, program, trio.CancelScope(), began)
+        if self._timeout is not None:
+            running.scope.deadline = began + self._timeout
+        self._shutdown.running.add(running)
+        try:
+            over = await program.run(running.scope)
+        finally:
+            self._shutdown.running.remove(running)
+        if over:
+            if program.exit_code == -signal.SIGPIPE and not self._captures and _output_is_closed():
+                raise BrokenPipeError
+            if program.exit_code is not None and -program.exit_code in END:
+                # Was it sent to all of us? Then the program has not failed by itself, and it may not be the last to go.
+                await trio.sleep(MOMENT)
+                if self._shutdown.ended:
+                    program.close()
+                    return None
+            return result(program.exit_code, program.outputs, _exit_error(program.exit_code))
+        if running.cause is Cause.SHUTDOWN:
             program.close()
-            return None  # not its own time-out: it is ended with the whole run
-        return result(program.exit_code, f"timed out after {self._timeout:g} seconds")
+            return None
+        if running.cause is Cause.TERMINAL:
+            return result(program.exit_code, program.outputs, "it wants to use the terminal, which stops it")
+        return result(program.exit_code, program.outputs, f"timed out after {self._timeout:g} seconds")
 
 
-def _everything(_: Job) -> bool:
-    return True
+_NO_SUCH_PROGRAM: Final = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC)
 
 
 def _start_error(exc: OSError | ValueError) -> str:
-    name = exc.filename if isinstance(exc, OSError) else None
-    return f"cannot start{'' if name is None else ' ' + shown(os.fsdecode(name))}: {reason(exc)}"
+    if not isinstance(exc, OSError) or exc.filename is None:
+        return f"cannot start: {reason(exc)}"
+    name = os.fsdecode(exc.filename)
+    error = f"cannot start {shown(name)}: {reason(exc)}"
+    if exc.errno == errno.ENOENT and not (FOR_A_SHELL | {" "}).isdisjoint(name):
+        error += " (no shell is involved: to use one, run sh -c 'COMMAND', where $0 is the item)"
+    return error
 
 
 def _exit_error(exit_code: int | None) -> str | None:
     if exit_code is not None and exit_code < 0:
-        try:
-            return f"killed by {signal.Signals(-exit_code).name}"
-        except ValueError:
-            return f"killed by signal {-exit_code}"
+        return f"killed by {signal_name(-exit_code)}"
     return f"exit code {exit_code}" if exit_code else None
 
 
@@ -205,7 +270,3 @@ def _output_is_closed() -> bool:
     poll = select.poll()
     poll.register(1, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _failure(index: int, item: str, error: str) -> str:
-    return f"item {index} ({shown(item)}) failed: {error}"

@@ -1,12 +1,31 @@
-"""Reading and writing the standard files, which other processes may have made non-blocking; and messages."""
+"""Reading and writing files of any kind, which other processes may have made non-blocking; and messages."""
 
 from __future__ import annotations
 
 import os
 import select
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+R = TypeVar("R")
 
 PIECE = 1 << 16
 """Bytes read at once: what a pipe holds."""
+
+SHOWN_ITEM = 60
+"""How many characters of an item a message shows."""
+
+
+class UsageError(Exception):
+    """Wrong use that comes to light while running: input that cannot be read or understood."""
+
+
+class FatalError(Exception):
+    """What makes it impossible to go on: no room for results, say."""
 
 
 def read_some(fd: int) -> bytes:
@@ -28,16 +47,19 @@ def write_all(fd: int, data: bytes) -> None:
             select.select([], [fd], [])
 
 
-SHOWN_ITEM = 60
-"""How many characters of an item a message shows."""
+async def in_thread(fn: Callable[..., R], *args: object, limiter: trio.CapacityLimiter | None = None) -> R:
+    """Call a function that may block for any time: nothing else reads and writes any kind of file.
 
+    When it is cancelled, the thread is left to its wait.
 
-class UsageError(Exception):
-    """Wrong use that comes to light while running: input that cannot be read or understood."""
-
-
-class FatalError(Exception):
-    """What makes it impossible to go on: no room for results, say."""
+    Raises:
+        FatalError: the system allows no more threads.
+    """
+    try:
+        return await trio.to_thread.run_sync(fn, *args, abandon_on_cancel=True, limiter=limiter)
+    except RuntimeError as exc:  # no function that is called here raises it
+        msg = f"cannot start a thread: {exc}"
+        raise FatalError(msg) from None
 
 
 def say(message: str) -> None:
