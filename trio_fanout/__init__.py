@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import _startup as _startup  # before all that takes long to import
 from ._errors import DependencyFailed as DependencyFailed
 from ._errors import FanOutError as FanOutError
 from ._errors import Unfinished as Unfinished

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 
+from .._startup import INTERRUPTED
 from ._stdio import say
 
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some parents leave it, it would hide exit codes
     import trio  # noqa: PLC0415
 
-    from ._commands import INTERRUPTED, run  # noqa: PLC0415
+    from ._commands import run  # noqa: PLC0415
 
     try:
         return trio.run(run, options)

@@ -20,6 +20,7 @@ import trio
 import trio_fanout as fanout
 
 from .._signals import signal_name
+from .._startup import INTERRUPTED
 from ._history import History
 from ._inputs import CommandInput, ItemInput, open_items, programs_of
 from ._log import Log
@@ -46,8 +47,8 @@ AHEAD: Final = 256
 MOMENT: Final = 0.1
 """Seconds in which a signal that is sent to all processes of a session or a service reaches all of them."""
 
-SUCCESS, FAILURE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
-"""The exit codes."""
+SUCCESS, FAILURE, WRONG_USE = 0, 1, 2
+"""The exit codes, and INTERRUPTED."""
 
 
 async def run(options: Options) -> int:

@@ -23,6 +23,12 @@ LONGEST_TOKEN: Final = 16
 """Characters of JSON, other than those of a string, that the end of a piece may cut in two: an escaped surrogate pair
 has twelve, ``-Infinity`` nine."""
 
+BYTE_ORDER_MARK: Final = (
+    "it begins with a byte order mark, which JSON does not have: `iconv` or `tail -c +4` takes it off"
+)
+MORE: Final = "there is more after the end of the array"
+LINES_OF_ARRAYS: Final = f"{MORE}; if these are JSON Lines of arrays, `jq -s .` makes one array of them"
+
 _BLANKS: Final = " \t\r\n"  # what JSON takes for white space
 
 
@@ -38,8 +44,7 @@ class Json:
         if self._chosen is None:
             piece = self._beginning = self._beginning + piece
             if piece.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                msg = "it begins with a byte order mark; JSON is UTF-8 without one: iconv, or tail -c +4, can help"
-                raise ValueError(msg)
+                raise ValueError(BYTE_ORDER_MARK)
             first = piece.lstrip(_BLANKS.encode())[:1]
             if not first:
                 return
@@ -142,10 +147,7 @@ class _Array:
                 self._at += 1
                 self._expected = {"[": "value or ]", ",": "value", "]": "end"}[char]
             elif self._expected == "end":
-                what = "there is more after the end of the array"
-                if char == "[":
-                    what += "; if these are JSON Lines of arrays, `jq -s .` makes one array of them"
-                _raise_at(self._line, what)
+                _raise_at(self._line, LINES_OF_ARRAYS if char == "[" else MORE)
             else:
                 _raise_at(self._line, f"expected {self._expected}, got {char!r}")
 
