@@ -24,7 +24,8 @@ policy              `map`, `do`, `fan_out`            `stream`                  
                     give it back (not `do`)
 ==================  ================================  ================================  =======================
 
-`in_thread`, `in_process`, `in_executor` and `throttle` make async functions for any of them out of other functions.
+`in_thread`, `in_process`, `in_executor`, `cap` and `throttle` make async functions for any of them out of other
+functions.
 
 **Cancellation** is Trio's, everywhere: it is always delivered promptly and never swallowed. Under `FailFast` and
 `Collect` a failure that was recorded before or during a cancellation from outside is raised in its place, so that a
@@ -37,6 +38,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import _startup as _startup  # before all that takes long to import
+from ._cap import cap as cap
 from ._errors import DependencyFailed as DependencyFailed
 from ._errors import FanOutError as FanOutError
 from ._errors import Unfinished as Unfinished
@@ -75,6 +77,7 @@ __all__ = (
     "Settle",
     "Step",
     "Unfinished",
+    "cap",
     "do",
     "fan_out",
     "in_executor",

@@ -14,10 +14,14 @@ INTERRUPTED = 130
 """The exit code of a command that was interrupted."""
 
 
+def _exit(*_: object) -> None:
+    os._exit(INTERRUPTED)
+
+
 def _is_the_command() -> bool:
     name = os.path.basename(sys.argv[0]) if sys.argv else ""  # noqa: PTH119  # pathlib takes its time to import
     return name == "trio-fanout" or (name == "-m" and "trio_fanout" in sys.orig_argv)
 
 
 if _is_the_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    signal.signal(signal.SIGINT, _exit)
