@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import select
 import shlex
 import signal
@@ -15,6 +16,7 @@ import time
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import trio
 
 import trio_fanout as fanout
@@ -42,7 +44,11 @@ if TYPE_CHECKING:
     from ._spool import Kept
 
 AHEAD: Final = 256
-"""How many results may wait for an earlier one to be printed, until nothing more is started."""
+"""How many results may wait for an earlier one to be printed, until nothing more is started; and how many items for
+their next attempt."""
+
+LONGEST_PAUSE: Final = 60.0
+"""Seconds that an item waits at most, give or take a quarter, for its next attempt."""
 
 MOMENT: Final = 0.1
 """Seconds in which a signal that is sent to all processes of a session or a service reaches all of them."""
@@ -138,7 +144,7 @@ async def _print_words(source: Input, shutdown: Shutdown, output: Output) -> Non
 async def _print_results(runner: _Runner, source: Input, options: Options, shutdown: Shutdown, output: Output) -> None:
     # What is not captured is not printed either, and need not be in order.
     ordered = options.output != "none"
-    async with fanout.stream(runner.run, source.jobs, limit=options.parallel, ordered=ordered, buffer=AHEAD) as results:
+    async with fanout.stream(runner.run, source.jobs, limit=runner.limit, ordered=ordered, buffer=AHEAD) as results:
         shutdown.wind_down(results)
         async for _, _, result in results:
             if result is not None:
@@ -175,10 +181,21 @@ class _Runner:
         # Where results are not printed as JSON, nothing else would tell which items failed.
         self._tell: Final = None if options.output == "json" or options.fail_fast else output.say
         self._started_any = False
+        self._retries: Final[int | None] = options.retries
+        self.limit: int = options.parallel
+        """How many jobs are in progress at once."""
+        if self._retries:
+            # One that waits for its next attempt is in progress, too, but its place is another's.
+            self.limit += AHEAD
+            self._attempt: Callable[[Job], Awaitable[Result | None]] = fanout.cap(self._run_once, options.parallel)
+        else:
+            self._attempt = self._run_once
 
     async def run(self, job: Job) -> Result | None:
         """Run the program of a job. None if it was not started, or ended with the whole run."""
         result = await self._attempt(job)
+        if result is not None and self._retries is not None:
+            result = await self._retry(job, result, self._retries)
         if result is None:
             return None  # the loop that calls this sees to checkpoints
         self._tally.add(job[0].index, shown_job(job), result.error, len(job))
@@ -201,7 +218,25 @@ class _Runner:
             return f"{count}; first: {what}: {error}"
         return f"{what} failed: {error}" if self._tell is None else count
 
-    async def _attempt(self, job: Job) -> Result | None:
+    async def _retry(self, job: Job, result: Result, retries: int) -> Result | None:
+        """Start a program that failed again, until it succeeds or has failed often enough."""
+        attempts = 1
+        while result.error is not None and attempts <= retries and not result.hopeless:
+            with self._shutdown.waiting():
+                await trio.sleep(_pause_after(attempts))
+            again = None if self._shutdown.stopped else await self._attempt(job)
+            if again is None:
+                # Interrupted: what there is of it is that it failed. Where another failed, it might have succeeded.
+                if not self._shutdown.interrupted:
+                    result.close()
+                    return None
+                break
+            result.close()
+            result = again
+            attempts += 1
+        return attrs.evolve(result, attempts=attempts)
+
+    async def _run_once(self, job: Job) -> Result | None:
         if self._wait_for_turn is not None:
             with self._shutdown.waiting():
                 await self._wait_for_turn()
@@ -218,8 +253,12 @@ class _Runner:
             with self._source.stdin(job) as stdin:
                 program = self._launcher.start(self._source.words(job), stdin)
         except (OSError, ValueError) as exc:
-            found = not isinstance(exc, OSError) or exc.errno not in _NO_SUCH_PROGRAM
-            return result(None, self._launcher.outputs(), _start_error(exc), found=found)
+            number = exc.errno if isinstance(exc, OSError) else None
+            return attrs.evolve(
+                result(None, self._launcher.outputs(), _start_error(exc)),
+                found=number not in _NO_SUCH_PROGRAM,
+                hopeless=number not in _NO_ROOM,
+            )
         self._started_any = True
         running = Running(job, program, trio.CancelScope(), began)
         if self._timeout is not None:
@@ -246,6 +285,13 @@ class _Runner:
             return result(program.exit_code, program.outputs, "it wants to use the terminal, which stops it")
         return result(program.exit_code, program.outputs, f"timed out after {self._timeout:g} seconds")
 
+
+def _pause_after(attempts: int) -> float:
+    """Seconds from the failure of so many attempts to the next one: 1, 2, 4 and so on, and not the same for all."""
+    return min(2.0 ** min(attempts - 1, 10), LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
+
+
+_NO_ROOM: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 _NO_SUCH_PROGRAM: Final = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC)
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 Options: TypeAlias = argparse.Namespace
 """What the parser gives, with these attributes: `command`, `program` (a list of words; for fan-out, of commands),
-`parallel`, `fail_fast`, `timeout`, `rate`, `log`, `resume`, `dry_run`, `progress`, `output` (``json``, ``text`` or
-``none``), `batch` (None for no batches) and, except for fan-out, `items` and `format` (``lines``, ``null`` or
-``json``)."""
+`parallel`, `fail_fast`, `retries`, `timeout`, `rate`, `log`, `resume`, `dry_run`, `progress`, `output` (``json``,
+``text`` or ``none``), `batch` (None for no batches) and, except for fan-out, `items` and `format` (``lines``, ``null``
+or ``json``)."""
 
 _EXIT_CODES = """\
 exit codes: 0 all well, 1 something failed, 2 wrong use, 130 interrupted.
@@ -43,8 +43,8 @@ argument. A program's own standard input is empty.
 
 _JSON = """\
 Each object has: index, item (with --batch, items), failed, exit_code (null if the program did not end by itself; -N if
-signal N killed it), stdout, stderr, started (seconds since 1970), seconds, error (if failed) and program. A byte that
-is not UTF-8 stands in it as \\udc80 to \\udcff.
+signal N killed it), stdout, stderr, started (seconds since 1970), seconds, attempts (with --retries), error (if failed)
+and program. A byte that is not UTF-8 stands in it as \\udc80 to \\udcff.
 """
 
 _MAP = f"""\
@@ -211,6 +211,13 @@ def _add_running(command: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=_number(float, "a number of seconds above 0", lambda n: 0 < n < math.inf),
         help="a program that takes longer is ended, and has failed",
+    )
+    group.add_argument(
+        "--retries",
+        metavar="N",
+        type=_number(int, "a whole number, 0 or more", lambda n: n >= 0),
+        help="start a program that has failed again, up to N times, after 1, 2, 4 ... 60 seconds, more or less; while "
+        "it waits, others run",
     )
     group.add_argument(
         "-k",

@@ -33,6 +33,7 @@ class Result:
         attempts: how many times it was started; None if it was not to be tried again.
         batch: whether it was started for up to so many items, so that the record tells them in a list.
         found: whether there is such a program.
+        hopeless: whether another attempt would fail as well.
     """
 
     job: Job
@@ -45,6 +46,7 @@ class Result:
     attempts: int | None = None
     batch: bool = False
     found: bool = True
+    hopeless: bool = False
 
     def json_line(self) -> bytes:
         r"""The result as a line of JSON.
