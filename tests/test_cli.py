@@ -15,7 +15,7 @@ import time
 import pytest
 import trio
 
-from cli_helpers import COMMAND, PATIENCE, Cli, Ran, is_gone, number_in, run, started
+from cli_helpers import COMMAND, PATIENCE, Cli, Ran, is_gone, number_in, run
 from trio_fanout._cli import _commands, _json, _parser, _programs, _spool, main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
@@ -298,6 +298,11 @@ def test_a_program_that_is_missing_for_one_item_is_that_items_failure(cli, tmp_p
     assert ran.column("failed") == [False, True, True]
 
 
+def test_one_missing_program_of_several_is_its_own_failure(cli):
+    ran = cli("fan-out", "-k", "-j1", "nothing", "cat", stdin="a\n")
+    assert ran.column("failed") == [True, False]
+
+
 @pytest.mark.parametrize("program", ["echo {} | wc", "cd $HOME && ls"])
 def test_a_command_for_a_shell_is_told_that_there_is_none(cli, program):
     ran = cli("do", "-k", program, stdin="a\nb\n")
@@ -306,11 +311,15 @@ def test_a_command_for_a_shell_is_told_that_there_is_none(cli, program):
     assert "item 1" not in ran.err
 
 
-def test_a_signal_that_goes_to_all_processes_fails_no_item(cli):
-    script = "kill -TERM $$ & kill -TERM $PPID & wait; exec sleep 1000"
-    with started("do", "-j1", "sh", "-c", script) as process:
-        out, err = process.communicate(b"a\nb\n", PATIENCE)
-        assert (process.returncode, out, err) == (130, b"", b"")
+@pytest.mark.parametrize("arguments", [["map"], ["do", "-k"]])
+def test_a_signal_that_goes_to_all_processes_fails_no_item(arguments):
+    # It comes to the program a moment earlier.
+    script = "setsid sh -c 'touch there; sleep 0.2; kill -TERM '$PPID & "
+    script += "while ! [ -e there ]; do sleep 0.01; done; kill -TERM $$; sleep 1000"
+    code = "from trio_fanout._cli import _commands, main; _commands.MOMENT = 20; import sys; sys.exit(main())"
+    command = [sys.executable, "-c", code, *arguments, "sh", "-c", script]
+    done = subprocess.run(command, input=b"a\n", capture_output=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_where_no_thread_can_be_started_a_message_says_so(cli, monkeypatch):
@@ -385,6 +394,13 @@ def test_nobody_waits_for_a_process_that_left_the_group(cli, tmp_path):
     (record,) = cli("map", "sh", "-c", script, stdin="a\n").records
     assert (record["exit_code"], record["stdout"]) == (1, "x\n")
     os.kill(number_in(tmp_path / "child"), signal.SIGKILL)
+
+
+def test_nobody_waits_for_a_process_that_left_the_group_and_prints_on_and_on(cli):
+    script = "setsid sh -c 'echo >there; exec yes' & while ! [ -e there ]; do sleep 0.01; done; exit 1"
+    ran = cli("map", "--output", "text", "sh", "-c", script, stdin="a\n")
+    assert ran.code == 1
+    assert set(ran.out) <= set(b"y\n")
 
 
 def test_without_pidfds_a_thread_waits(cli, monkeypatch):

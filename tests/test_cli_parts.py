@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import select
+import signal
 import sys
 import threading
 from functools import partial
@@ -12,7 +13,7 @@ from functools import partial
 import pytest
 import trio
 
-from trio_fanout._cli import _programs, _spool, _stdio
+from trio_fanout._cli import _programs, _shutdown, _spool, _stdio
 from trio_fanout._cli._items import Item
 from trio_fanout._cli._output import REDRAW, Output
 from trio_fanout._cli._progress import PlainDisplay, RichDisplay, Tally, count_items, position_in, terminal_width
@@ -58,6 +59,34 @@ async def test_what_waits_after_the_stop_does_not_begin():
     with shutdown.waiting() as scope:
         await trio.sleep_forever()
     assert scope.cancelled_caught
+
+
+def test_results_that_come_after_the_stop_are_stopped_too():
+    stopped = []
+
+    class Results:
+        def stop(self):
+            stopped.append(self)
+
+    shutdown, results = Shutdown(), Results()
+    shutdown.stop()
+    shutdown.wind_down(results)
+    assert stopped == [results]
+
+
+async def test_only_who_wants_the_terminal_is_ended_for_being_stopped(autojump_clock, monkeypatch):
+    shutdown, ours = Shutdown(), running()
+    shutdown.running.add(ours)
+    others, by_hand, wants = (4, signal.SIGTTIN), (5, signal.SIGSTOP), (5, signal.SIGTTOU)
+    looks = iter([[others, by_hand], [wants], [wants]])
+    monkeypatch.setattr(_shutdown, "stopped_children", lambda: next(looks))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shutdown.watch_for_stopped)
+        await trio.sleep(1.5 * _shutdown.LOOK_FOR_STOPPED)
+        assert not ours.scope.cancel_called
+        await trio.sleep(2 * _shutdown.LOOK_FOR_STOPPED)
+        assert (ours.scope.cancel_called, ours.cause) == (True, Cause.TERMINAL)
+        nursery.cancel_scope.cancel()
 
 
 class Draws:

@@ -151,7 +151,7 @@ def test_a_signal_asks_what_runs(tmp_path):
         assert process.wait(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("ignored", ["INT", "HUP", "INT TERM HUP QUIT TSTP"])
+@pytest.mark.parametrize("ignored", ["INT", "HUP", "INT TERM HUP QUIT TSTP USR1"])
 def test_signals_that_are_ignored_stay_so(tmp_path, ignored):
     command = ["sh", "-c", f'trap "" {ignored}; exec "$@"', "-", *COMMAND, "map", *shell_item(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 
 def _exit(*_: object) -> None:
-    os._exit(INTERRUPTED)
+    os._exit(INTERRUPTED)  # pragma: no cover  # what is covered is not written then
 
 
 def _is_the_command() -> bool:

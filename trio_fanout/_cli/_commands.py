@@ -273,8 +273,8 @@ class _Runner:
                 raise BrokenPipeError
             if program.exit_code is not None and -program.exit_code in END:
                 # Was it sent to all of us? Then the program has not failed by itself, and it may not be the last to go.
-                await trio.sleep(MOMENT)
-                if self._shutdown.ended:
+                with trio.move_on_after(MOMENT):
+                    await self._shutdown.ended.wait()
                     program.close()
                     return None
             return result(program.exit_code, program.outputs, _exit_error(program.exit_code))

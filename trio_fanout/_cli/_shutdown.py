@@ -63,7 +63,7 @@ class Shutdown:
     def __init__(self) -> None:
         self.stopped = False  # nothing more is started
         self.interrupted = False  # by a signal
-        self.ended = False  # by a signal, and what ran with it
+        self.ended: Final = trio.Event()  # by a signal, and what ran with it
         self.running: Final[set[Running]] = set()
         self.printing: Final = trio.CancelScope()
         """Around all that uses the results: for when nobody takes them any more."""
@@ -115,7 +115,8 @@ class Shutdown:
                 if self.running:
                     say(f"waiting for what runs ({len(self.running)}); Ctrl-C again to end it")
             else:
-                self.interrupted = self.ended = True
+                self.interrupted = True
+                self.ended.set()
                 self.end()
                 # Programs have this long to end. A reader of the results that is stopped must not hold this up.
                 self.printing.deadline = trio.current_time() + KILL_AFTER + 1
