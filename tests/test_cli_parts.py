@@ -170,10 +170,11 @@ def test_the_tally_knows_the_first_failure_and_the_time_left(monkeypatch):
     total = None
     tally = Tally(lambda: total, began=now)
     assert tally.text() == "0 done, 0 failed"
-    for index, error in [(2, None), (3, "x"), (1, "y"), (4, "z")]:
-        tally.add(index, "item", error)
+    tally.done = 4
+    for index, error in [(3, "x"), (1, "y"), (4, "z")]:
+        tally.add_failure((Item(index, "item"),), error)
     now += 2
-    assert tally.first_failure == (1, "item", "y")
+    assert tally.first_failure == ((Item(1, "item"),), "y")
     assert tally.text() == "4 done, 3 failed, 2/s"
     total = 200
     assert tally.text() == "4 of 200 done, 3 failed, 2/s, 1:38 left"

@@ -198,8 +198,9 @@ class _Runner:
             result = await self._retry(job, result, self._retries)
         if result is None:
             return None  # the loop that calls this sees to checkpoints
-        self._tally.add(job[0].index, shown_job(job), result.error, len(job))
+        self._tally.done += len(job)
         if result.error is not None:
+            self._tally.add_failure(job, result.error)
             if self._tell is not None:
                 self._tell(f"{shown_job(job)} failed: {result.error}")
             # A program that does not exist will not be there for the next item either.
@@ -212,7 +213,8 @@ class _Runner:
     def last_words(self) -> str:
         """What to say at the end of failures: each once, or the first and how many there are."""
         assert self._tally.first_failure is not None
-        _, what, error = self._tally.first_failure
+        job, error = self._tally.first_failure
+        what = shown_job(job)
         count = f"{self._tally.failed} of {self._tally.done} items failed"
         if self._tally.failures > 1:
             return f"{count}; first: {what}: {error}"

@@ -14,6 +14,8 @@ from ._stdio import tell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ._items import Job
+
 PIECE = 1 << 20
 """Bytes read at once to count items."""
 
@@ -25,7 +27,7 @@ class Tally:
     Attributes:
         done: how many items have finished; `failed` of them have failed.
         failures: how many programs have failed for these; fewer where one is started for several items.
-        first_failure: of those, the one with the lowest index: that, what to call it, and what went wrong.
+        first_failure: of those, the one with the lowest index, and what went wrong.
         total: how many items there are to do, or None if nobody knows yet.
     """
 
@@ -33,17 +35,15 @@ class Tally:
     done: int = 0
     failed: int = 0
     failures: int = 0
-    first_failure: tuple[int, str, str] | None = None
+    first_failure: tuple[Job, str] | None = None
     began: float = attrs.field(factory=time.monotonic)
 
-    def add(self, index: int, what: str, error: str | None, items: int = 1) -> None:
-        """Count what has finished."""
-        self.done += items
-        if error is not None:
-            self.failed += items
-            self.failures += 1
-            if self.first_failure is None or index < self.first_failure[0]:
-                self.first_failure = index, what, error
+    def add_failure(self, job: Job, error: str) -> None:
+        """Count the items of a program that has failed."""
+        self.failed += len(job)
+        self.failures += 1
+        if self.first_failure is None or job[0].index < self.first_failure[0][0].index:
+            self.first_failure = job, error
 
     def rate(self) -> float:
         """Items a second."""
