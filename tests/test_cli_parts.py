@@ -139,7 +139,7 @@ async def test_progress_is_hidden_for_output_and_keeps_off_a_line_that_has_not_e
         await output.show(printed(b" and whole\n"))
         assert display.take() == ["hide"]  # it was drawn just now
         now += 1
-        output.say("well")
+        await output.say("well")
         assert display.take() == ["hide", "draw"]
         mock_clock.jump(REDRAW)
         await trio.testing.wait_all_tasks_blocked()

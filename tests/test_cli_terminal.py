@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import re
@@ -21,6 +22,13 @@ WITHOUT_RICH = [
     sys.executable,
     "-c",
     "import sys; sys.modules['rich'] = None; from trio_fanout._cli import main; sys.exit(main())",
+]
+
+
+IMPATIENT = [
+    sys.executable,
+    "-c",
+    "from trio_fanout._cli import _shutdown, main; _shutdown.KILL_AFTER = -0.9; import sys; sys.exit(main())",
 ]
 
 
@@ -112,11 +120,8 @@ def test_an_interrupt_ends_the_wait_for_the_next_start(tmp_path):
 
 
 def test_a_reader_who_has_stopped_does_not_hold_up_the_end(tmp_path):
-    code = "from trio_fanout._cli import _shutdown, main; _shutdown.KILL_AFTER = -0.9; import sys; sys.exit(main())"
     command = [
-        sys.executable,
-        "-c",
-        code,
+        *IMPATIENT,
         "map",
         "--output",
         "text",
@@ -163,6 +168,24 @@ def test_signals_that_are_ignored_stay_so(tmp_path, ignored):
         release(tmp_path, "finished")
         assert items_in(process.stdout.read()) == ["0"]
         assert process.wait(PATIENCE) == 0
+
+
+def test_a_reader_of_messages_who_has_stopped_holds_up_no_signal():
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    command = [*IMPATIENT, "do", "-k", "-j2", "false"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(b"a\n" * 5000)  # more messages than a pipe holds
+        process.stdin.close()
+        unread = array.array("i", [0])
+
+        def is_full():
+            fcntl.ioctl(process.stderr, termios.FIONREAD, unread)
+            return unread[0] > 61_000
+
+        wait_for(is_full)
+        process.send_signal(signal.SIGUSR1)  # this is no reason to wait either
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 130
 
 
 # On a terminal

@@ -65,15 +65,15 @@ async def run(options: Options) -> int:
     with trio.open_signal_receiver(*obeyed) if obeyed else nullcontext() as signals:
         async with trio.open_nursery() as helpers:
             if signals is not None:
-                helpers.start_soon(shutdown.obey, signals, output.say)
+                helpers.start_soon(shutdown.obey, signals, output.say_if_ready)
             try:
                 with ExitStack() as stack:
                     code = await _run(options, shutdown, output, helpers, stack)
             except UsageError as exc:
-                output.say(str(exc))
+                await output.say(str(exc))
                 code = WRONG_USE
             except FatalError as exc:
-                output.say(str(exc))
+                await output.say(str(exc))
                 code = FAILURE
             except BrokenPipeError:
                 code = FAILURE  # who reads the results has seen enough
@@ -103,13 +103,12 @@ async def _run(options: Options, shutdown: Shutdown, output: Output, helpers: tr
     runner = _Runner(options, source, shutdown, launcher, log, tally, output)
     with shutdown.printing:
         await _print_results(runner, source, options, shutdown, output)
-    if source.skipped:
-        rest = "" if options.output == "none" else "; only the results of the others are printed"
-        output.say(f"skipped what the log says has succeeded ({source.skipped}){rest}")
-    if tally.failed == 0:
-        return SUCCESS
-    output.say(runner.last_words())
-    return FAILURE
+        if source.skipped:
+            rest = "" if options.output == "none" else "; only the results of the others are printed"
+            await output.say(f"skipped what the log says has succeeded ({source.skipped}){rest}")
+        if tally.failed:
+            await output.say(runner.last_words())
+    return FAILURE if tally.failed else SUCCESS
 
 
 async def _open(options: Options, stack: ExitStack) -> tuple[Input, Log | None]:
@@ -201,11 +200,11 @@ class _Runner:
         self._tally.done += len(job)
         if result.error is not None:
             self._tally.add_failure(job, result.error)
-            if self._tell is not None:
-                self._tell(f"{shown_job(job)} failed: {result.error}")
             # A program that does not exist will not be there for the next item either.
             if self._fail_fast or (not result.found and not self._started_any and self._source.has_one_program):
                 self._shutdown.end()
+            if self._tell is not None:
+                await self._tell(f"{shown_job(job)} failed: {result.error}")
         if self._log is not None:
             await self._log.append(result.json_line())
         return result

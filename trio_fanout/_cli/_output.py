@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ._stdio import FatalError, in_thread, reason, say, write_all
+from ._stdio import FatalError, in_thread, is_ready, reason, say, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ class Output:
     async def print_line(self, line: bytes) -> None:
         """Print a line; raises what `show` does."""
         on_terminal = 1 in self._terminals
-        at_once = not on_terminal and len(line) <= select.PIPE_BUF and _is_ready(1)
+        at_once = not on_terminal and len(line) <= select.PIPE_BUF and is_ready(1)
         await self._print(iter([(1, line)]), at_once=at_once, hides_progress=on_terminal)
 
     async def _print(self, pieces: Iterator[tuple[int, bytes]], *, at_once: bool = False, hides_progress: bool) -> None:
@@ -84,11 +84,19 @@ class Output:
             if fd in self._terminals:
                 self._within_line = not piece.endswith(b"\n")
 
-    def say(self, message: str) -> None:
-        """Print a message."""
-        self._hide()
-        say(message)
-        self._draw_soon()
+    async def say(self, message: str) -> None:
+        """Print a message. A reader of standard error that takes its time holds up the caller only."""
+        if is_ready(2):
+            self.say_if_ready(message)
+        else:
+            await in_thread(say, message)
+
+    def say_if_ready(self, message: str) -> None:
+        """Print a message that is not worth waiting for."""
+        if is_ready(2):
+            self._hide()
+            say(message)
+            self._draw_soon()
 
     async def keep_drawing(self, tally: Tally) -> None:
         """Show how far things are, until cancelled."""
@@ -103,7 +111,8 @@ class Output:
             self._display.close()
 
     def _draw(self) -> None:
-        if self._display is not None and self._tally is not None and not self._within_line:
+        # Not on a terminal that has been told to stop, by Ctrl-S: that would stop all else, too.
+        if self._display is not None and self._tally is not None and not self._within_line and is_ready(2):
             self._display.draw(self._tally)
             self._drawn = time.monotonic()
 
@@ -113,12 +122,5 @@ class Output:
             self._draw()
 
     def _hide(self) -> None:
-        if self._display is not None:
+        if self._display is not None and is_ready(2):
             self._display.hide()
-
-
-def _is_ready(fd: int) -> bool:
-    """Whether a file takes something short at once: then a thread would take longer than to write it."""
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(0))

@@ -47,6 +47,13 @@ def write_all(fd: int, data: bytes) -> None:
             select.select([], [fd], [])
 
 
+def is_ready(fd: int) -> bool:
+    """Whether writing a little to a file would not wait for its reader."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
 async def in_thread(fn: Callable[..., R], *args: object, limiter: trio.CapacityLimiter | None = None) -> R:
     """Call a function that may block for any time: nothing else reads and writes any kind of file.
 
