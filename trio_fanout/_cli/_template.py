@@ -30,6 +30,9 @@ class Template:
         """Whether each job runs the same program. What was meant for a shell is none, whatever its items are."""
         if not any(word.takes_item for word in self._words):
             self._words.append(_Word(b"{}"))
+        takes_item = [word for word in self._words if word.takes_item]
+        self._places: Final = sum(word.places for word in takes_item)
+        self._size_beside_item: Final = sum(word.size() for word in takes_item)
 
     def words(self, job: Job) -> list[bytes]:
         """The program and its arguments for a job."""
@@ -40,15 +43,11 @@ class Template:
 
     def fixed_size(self) -> int:
         """Bytes that the words take, apart from those that hold items, when the program is started."""
-        return sum(word.fixed_size() for word in self._words if not word.takes_item)
+        return sum(word.size() for word in self._words if not word.takes_item)
 
     def size_of(self, item: Item) -> int:
-        """Bytes that the words that hold an item take."""
-        return sum(_size(word.filled(item)) for word in self._words if word.takes_item)
-
-
-def _size(word: bytes) -> int:
-    return len(word) + 9  # a zero at its end, and a pointer to it
+        """Bytes that the words take that hold an item."""
+        return self._size_beside_item + self._places * len(item.text.encode("utf-8", "surrogateescape"))
 
 
 class _Word:
@@ -56,21 +55,25 @@ class _Word:
 
     def __init__(self, word: bytes) -> None:
         self._parts: Final = _PLACE.split(word)
-        self.takes_item: Final = b"{}" in self._parts
+        self.places: Final = self._parts.count(b"{}")
+        self.takes_item: Final = self.places > 0
 
-    def fixed_size(self) -> int:
-        return _size(b"".join(self._parts)) + 20 * len(self._parts)  # an index has no more digits
+    def size(self) -> int:
+        """Bytes that it takes, apart from items: with a zero at its end, a pointer to it, and all digits of an index."""
+        return len(b"".join(self._parts)) + 9 + 20 * self._parts.count(b"{#}")
 
     def filled(self, item: Item) -> bytes:
+        """The word with an item in its place."""
         if len(self._parts) == 1:
             return self._parts[0]
+        text = item.text.encode("utf-8", "surrogateescape")
+        if self._parts == _JUST_ITEM:
+            return text
         # In one go, as an item may hold braces, too.
-        values = {
-            b"{}": item.text.encode("utf-8", "surrogateescape"),
-            b"{#}": b"%d" % item.index,
-            b"{{}}": b"{}",
-            b"{{#}}": b"{#}",
-        }
+        values = {b"{}": text, b"{#}": b"%d" % item.index, b"{{}}": b"{}", b"{{#}}": b"{#}"}
         parts = list(self._parts)
         parts[1::2] = [values[place] for place in parts[1::2]]
         return b"".join(parts)
+
+
+_JUST_ITEM: Final = [b"", b"{}", b""]
