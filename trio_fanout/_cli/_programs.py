@@ -226,9 +226,7 @@ class Program:
     def _read_what_is_there(self) -> None:
         # A pipe holds a piece, or little more if it was widened. Who writes on and on is not waited for.
         for pipe in list(self._pipes):
-            for _ in range(16):
-                if not self.read(pipe):
-                    break
+            all(self.read(pipe) for _ in range(16))  # up to the first that reads nothing
 
     def _close_pipe(self, pipe: int) -> None:
         self._launcher.pipes.unregister(pipe)

@@ -59,7 +59,7 @@ class _Word:
         self.takes_item: Final = self.places > 0
 
     def size(self) -> int:
-        """Bytes that it takes, apart from items: with a zero at its end, a pointer to it, and all digits of an index."""
+        """Bytes that it takes apart from items: with a zero at its end, a pointer to it, and all digits of an index."""
         return len(b"".join(self._parts)) + 9 + 20 * self._parts.count(b"{#}")
 
     def filled(self, item: Item) -> bytes:
