@@ -316,7 +316,7 @@ def test_a_signal_that_goes_to_all_processes_fails_no_item(arguments):
     # It comes to the program a moment earlier.
     script = "setsid sh -c 'touch there; sleep 0.2; kill -TERM '$PPID & "
     script += "while ! [ -e there ]; do sleep 0.01; done; kill -TERM $$; sleep 1000"
-    code = "from trio_fanout._cli import _commands, main; _commands.MOMENT = 20; import sys; sys.exit(main())"
+    code = "from trio_fanout._cli import _runner, main; _runner.MOMENT = 20; import sys; sys.exit(main())"
     command = [sys.executable, "-c", code, *arguments, "sh", "-c", script]
     done = subprocess.run(command, input=b"a\n", capture_output=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

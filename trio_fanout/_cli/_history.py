@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from ._stdio import UsageError, reason, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 Words: TypeAlias = list[str]
@@ -63,13 +64,12 @@ class History:
                         msg = f"cannot resume from {str(path)!r}: line {number} is none of a log"
                         raise UsageError(msg)
                 elif "program" not in record:
-                    unnumbered.setdefault(_digest(record["item"]), {})[record["index"]] = not record["failed"]
+                    by_index = unnumbered.setdefault(_digest(record["item"]), {})
+                    by_index[record["index"]] = not record["failed"]
                 elif _with_place(record["program"]) not in ours:
                     other = record["program"]
                 else:
-                    texts = record["items"] if "items" in record else [record["item"]]
-                    occurrences = record.get("occurrences") or [record.get("occurrence", 0)] * len(texts)
-                    for text, occurrence in zip(texts, occurrences, strict=True):
+                    for text, occurrence in _items(record):
                         outcomes[_key(_digest(text), occurrence)] = not record["failed"]
         if other is not None and not outcomes and not unnumbered:
             msg = f"cannot resume from {str(path)!r}: it is the log of another program, {shown(' '.join(other))}"
@@ -90,6 +90,13 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     if isinstance(record, dict) and {"index", "failed"} <= record.keys() and ("item" in record or "items" in record):
         return cast("dict[str, Any]", record)
     return None
+
+
+def _items(record: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The items of a record, with their occurrences."""
+    if "items" in record:
+        return zip(record["items"], record.get("occurrences") or repeat(0), strict=False)
+    return iter([(record["item"], record.get("occurrence", 0))])
 
 
 def _is_torn(line: bytes) -> bool:
