@@ -8,7 +8,7 @@ import trio_fanout as fanout
 async def fetch(url, host="example.org"):
     await trio.sleep(0.1)  # a request would be here
     if (host, url) == ("example.org", "/c"):
-        raise ConnectionError(f"no route to {host}{url}")
+        raise ConnectionError(url)
     return f"<page {host}{url}>"
 
 
@@ -22,7 +22,7 @@ async def main():
     try:
         await fanout.map(fetch, urls, limit=2)
     except ConnectionError as exc:
-        print("stopped:", exc, exc.__notes__)
+        print("stopped:", repr(exc), exc.__notes__)
 
     try:
         pages = await fanout.map(fetch, urls, limit=2, policy=fanout.Collect())
