@@ -22,12 +22,13 @@ PYTHONS = nox.project.python_versions(PROJECT)  # from the classifiers
 OTHERS = [python for python in PYTHONS if python != "{}.{}".format(*sys.version_info)]
 # The suites come last, so that their summaries are what a reader sees first.
 TESTED = ["coverage", "tests_oldest", *(f"tests-{python}" for python in OTHERS)]
-nox.options.sessions = ["lint", "types", "bench", "wheel", "dask", "readme", *TESTED]
+nox.options.sessions = ["lint", "types", "bench", "wheel", "dask", "docs", "pictures", *TESTED]
 
 TESTS = nox.project.dependency_groups(PROJECT, "tests")
 TYPES = nox.project.dependency_groups(PROJECT, "types")
 LINT = nox.project.dependency_groups(PROJECT, "lint")
 BENCH = nox.project.dependency_groups(PROJECT, "bench")
+DOCS = nox.project.dependency_groups(PROJECT, "docs")
 WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
 
 EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
@@ -83,12 +84,19 @@ def dask(session: nox.Session) -> None:
 
 
 @nox.session
-def readme(session: nox.Session) -> None:
-    """The examples in the README."""
-    if not Path("tests/test_readme.py").exists():
-        session.skip("there is no tests/test_readme.py")
-    session.install(f".[{EXTRAS}]", *TESTS)
-    session.run("pytest", "tests/test_readme.py", *session.posargs)
+def docs(session: nox.Session) -> None:
+    """The site, in docs/_build: no warnings, no dead links within it. And the commands of the README that set it up."""
+    session.install(f".[{EXTRAS}]", *DOCS, *TESTS)
+    shutil.rmtree("docs/_build", ignore_errors=True)
+    session.run("sphinx-build", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build", *session.posargs)
+    session.run("pytest", "-k", "setting_up", "tests/test_docs.py")
+
+
+@nox.session
+def pictures(session: nox.Session) -> None:
+    """The pictures of the documentation show what the runs look like; `-- --draw` draws them anew."""
+    session.install(".")
+    session.run("python", "docs/pictures.py", *(session.posargs or ["--check"]))
 
 
 @nox.session

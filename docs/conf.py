@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version as version_of
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.util.docutils import SphinxDirective
 
 import trio_fanout
@@ -43,7 +45,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # they are for type checkers; the text says what an argument takes
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-
 
 
 def names_of_arguments() -> set[str]:
@@ -82,12 +83,10 @@ html_title = "trio-fanout"
 html_static_path = ["_static"]
 html_css_files = ["pictures.css"]
 html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {"top_of_page_buttons": []}
 pygments_style = "tango"
 pygments_dark_style = "monokai"
-
-
-def setup(app: Sphinx) -> None:
-    app.add_directive("command-help", CommandHelp)
 
 
 class CommandHelp(SphinxDirective):
@@ -96,12 +95,41 @@ class CommandHelp(SphinxDirective):
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        command = ["trio-fanout", *self.arguments, "--help"]
         text = subprocess.run(
-            [sys.executable, "-m", "trio_fanout", *command[1:]],
+            [sys.executable, "-m", "trio_fanout", *self.arguments, "--help"],
             env=os.environ | {"COLUMNS": "80", "NO_COLOR": "1"},
             capture_output=True,
             text=True,
             check=True,
         ).stdout
         return [nodes.literal_block(text, text, language="text", classes=["command-help"])]
+
+
+def link_code(app: Sphinx, doctree: nodes.document) -> None:
+    """Make a public name in backticks a link, as it is in docstrings: `map`, `fanout.map(...)`, `trio.CancelScope`."""
+    for code in doctree.findall(nodes.literal):
+        name = re.sub(r"\(.*\)$", "", code.astext()).removeprefix("fanout.")
+        target = f"trio_fanout.{name}" if name.partition(".")[0] in trio_fanout.__all__ else name
+        if not isinstance(code.parent, nodes.TextElement) or isinstance(code.parent, (nodes.title, nodes.reference)):
+            continue
+        if target != name or target.startswith("trio."):
+            link = pending_xref(refdomain="py", reftype="obj", reftarget=target, refdoc=app.env.docname, refwarn=False)
+            code.replace_self(link)
+            link += code
+
+
+def inline_pictures(app: Sphinx, doctree: nodes.document, _: str) -> None:
+    """Put the pictures into the page, where their text has the colour of the page's."""
+    if app.builder.format != "html":
+        return
+    for image in list(doctree.findall(nodes.image)):
+        if image["uri"].startswith("pictures/"):
+            svg = (HERE / image["uri"]).read_text()
+            svg = re.sub(r"<style>.*?</style>\n", "", svg, flags=re.DOTALL)
+            image.replace_self(nodes.raw("", f'<div class="picture">{svg}</div>', format="html"))
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("command-help", CommandHelp)
+    app.connect("doctree-read", link_code)
+    app.connect("doctree-resolved", inline_pictures)

@@ -20,7 +20,7 @@ policy              `map`, `do`, `fan_out`            `stream`                  
                                                       a `FanOutError`                   `FanOutError`
 `Settle`            go on, give back outcomes         hand over outcomes                go on, give back outcomes
                     (not `do`)                                                          (a group: by its handles)
-`FirstSuccess`      cancel the rest on a success,     -                                 -
+`FirstSuccess`      cancel the rest on a success,     `TypeError`                       `TypeError`
                     give it back (not `do`)
 ==================  ================================  ================================  =======================
 
