@@ -339,8 +339,9 @@ def graph():
     timeline = Timeline(picture, STEPS, last + 0.2)
     for name, (_, needs) in STEPS.items():
         started, ended = times[name]
-        if needs:
-            timeline.link(max(needs, key=lambda need: times[need][1]), name, started)
+        for need in needs:
+            timeline.line(need, times[need][1], started)
+            timeline.link(need, name, started)
         timeline.bar(name, started, ended, fill=SUCCEEDED)
     timeline.end(last, "returns a dict of the results")
     return picture

@@ -20,6 +20,7 @@ class Call(NamedTuple):
     takes: float
     answer: Any
     """Of `overloaded`, or "success"."""
+    patience: float = math.inf
 
 
 class BusyError(Exception):
@@ -143,3 +144,55 @@ def test_starts_are_those_of_the_model(calls: list[Call], limit: float, own: boo
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
     assert [start for _, start in sorted(starts.items())] == pytest.approx(Model(limit, calls).run(), abs=1e-9)
+
+
+TOGETHER = st.lists(
+    st.builds(
+        Call,
+        st.sampled_from([0, 0, 0, 1, 2, 3]),
+        st.sampled_from([1, 1, 1, 2]),
+        st.sampled_from(["success"] * 8 + [True, 1.0, 2.0, 3.0]),
+        st.sampled_from([math.inf] * 4 + [0.5, 1, 2, 3]),
+    ),
+    max_size=60,
+)
+
+
+@given(calls=TOGETHER, limit=st.sampled_from([1, 5, 10, 30, math.inf]), own=st.booleans())
+def test_order_and_gate_are_kept_where_calls_end_together(calls: list[Call], limit: float, own: bool) -> None:
+    """Many begin, end, fail and are cancelled at the same moments, where the model does not tell which is first."""
+    starts: dict[int, float] = {}
+    gates = [-math.inf]
+
+    async def work(number):
+        starts[number] = trio.current_time()
+        assert starts[number] >= max(gates)
+        await trio.sleep_until(math.floor(starts[number]) + calls[number].takes)
+        if calls[number].answer != "success":
+            raise BusyError(calls[number].answer)
+
+    def overloaded(exc):
+        gates.append(trio.current_time() + (0 if exc.args[0] is True else exc.args[0]))
+        return exc.args[0]
+
+    limiter = trio.CapacityLimiter(limit)
+    fn = cap(work, limit if own else limiter, overloaded=overloaded)
+
+    async def call(number):
+        await trio.sleep_until(calls[number].arrives + number / 1024)  # so that the order is known
+        with trio.move_on_after(calls[number].patience) as scope:
+            try:
+                await fn(number)
+            except BusyError:
+                pass
+        assert number in starts or scope.cancelled_caught
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            for number in range(len(calls)):
+                nursery.start_soon(call, number)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    in_order = [starts[n] for n in sorted(starts, key=lambda n: calls[n].arrives + n / 1024)]
+    assert in_order == sorted(in_order)
+    assert limiter.borrowed_tokens == limiter.statistics().tasks_waiting == 0

@@ -321,9 +321,78 @@ async def test_gate_is_looked_at_again_by_those_with_a_token_just_got(autojump_c
             nursery.start_soon(fn, item)
             await wait_all_tasks_blocked()
     assert server.waves() == {0: 10, 6: 7, 7: 8, 8: 9, 9: 6}
-    assert max(item for item, _ in server.starts[10:17]) < 9  # those whom the nine could pass theirs on to
-    later = [(item, time) for item, time in server.starts[10:] if item >= 9]
-    assert sorted(later) == sorted(later, key=lambda start: start[::-1])
+    items = server.starts[10:]
+    assert sorted(items) == sorted(items, key=lambda start: start[::-1])
+
+
+@pytest.mark.parametrize("when", ["at once", "later", "as it opens"])
+@pytest.mark.parametrize("cancelled", [(), (0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)], ids=str)
+async def test_gate_that_closes_as_tokens_are_given_keeps_the_order(autojump_clock: MockClock, cancelled, when):
+    """Three have got a token and not yet run. Some of them are cancelled: in that moment, or while they wait again."""
+    if when == "as it opens":
+        cancelled = [item for item in cancelled if item != 0]  # that one may have a token by then
+    for _ in range(20):  # as Trio runs tasks in any order
+        limiter = trio.CapacityLimiter(1)
+        server = Server()
+        scopes = [trio.CancelScope() for _ in range(8)]
+
+        def cancel(scopes=scopes):
+            for item in cancelled:
+                scopes[item].cancel()
+
+        def overloaded(exc, limiter=limiter, cancel=cancel):
+            limiter.total_tokens = 4
+            if when == "at once":
+                cancel()
+            return 5
+
+        fn = cap(server, limiter, overloaded=overloaded)
+
+        async def call(item, fn=fn, scopes=scopes):
+            with scopes[item]:
+                await fn(item)
+
+        begin = trio.current_time()
+        with nothing_left(limiter):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(refused, fn)
+                await wait_all_tasks_blocked()
+                for item in range(8):
+                    nursery.start_soon(call, item)
+                    await wait_all_tasks_blocked()
+                if when == "as it opens":
+                    for item in cancelled:
+                        scopes[item].deadline = begin + 6
+                await trio.sleep(3)
+                assert limiter.borrowed_tokens == 0
+                if when == "later":
+                    cancel()
+        # From four to two, which then grow: by one, as there was a signal, and to four, which were set by hand.
+        times = [6, 6, 7, 7, 7, 8, 8, 8]
+        items = [item for item in range(8) if item not in cancelled]
+        starts = [(item, time - begin) for item, time in server.starts[1:]]
+        assert sorted(starts) == list(zip(items, times, strict=False))
+
+
+async def test_gate_that_closes_as_calls_arrive_is_seen_by_all_of_them(autojump_clock: MockClock):
+    for _ in range(40):  # as Trio runs tasks in any order
+        limiter = trio.CapacityLimiter(10)
+        server = Server()
+        fn = make(limiter, server)
+        begin = trio.current_time()
+
+        async def arrive(item, fn=fn):
+            await trio.sleep(1)
+            await fn(item)
+
+        with nothing_left(limiter):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(refused, fn, 1, 5)
+                for item in range(3):
+                    nursery.start_soon(arrive, item)
+        times = [time - begin for _, time in server.starts[1:]]
+        assert times[0] == 6
+        assert len(times) == 3
 
 
 async def test_refusals_from_before_a_cut_only_move_the_gate(autojump_clock: MockClock):

@@ -6,6 +6,7 @@ What a page can count on:
 - ``python`` may `await`, as at the prompt of ``python -m trio``. All of a page is one run of Trio, in virtual time; a
   page that talks to threads, processes or servers says ``clock: real`` in its front matter.
 - ``python`` with a line ``if __name__ == "__main__":`` is a program of its own, and is run as one.
+- ``pycon`` is typed at the prompt of ``python -m trio``, which answers as the block says.
 - ``sh`` is run by bash, and fails as soon as one of its commands does. What installs something is only read.
 - ``text`` right after one of those is what it prints on standard output, and ``...`` in it stands for anything. What
   prints without one is an error: a reader would want to know.
@@ -38,6 +39,7 @@ README = PROJECT / "README.md"
 PAGES = [README, *sorted((PROJECT / "docs").glob("*.md"))]
 
 FENCE = re.compile(r"(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<language>[^`\s]*)")
+PROMPT = re.compile(r"^(>>>|\.\.\.)( .*)?\n", re.MULTILINE)
 MAIN = re.compile(r'^if __name__ == "__main__":$', re.MULTILINE)
 INSTALLS = re.compile(r"\b(nox|pip)\b")
 READ = {"", "console", "ini", "json", "text", "toml"}
@@ -66,7 +68,7 @@ class Block:
 
     @property
     def runs(self):
-        return self.language == "python" or (self.language == "sh" and not INSTALLS.search(self.code))
+        return self.language in {"python", "pycon"} or (self.language == "sh" and not INSTALLS.search(self.code))
 
 
 def blocks_of(page):
@@ -104,7 +106,7 @@ def marks(page):
 def test_blocks_of_the_page_run_and_print_what_it_says(page, tmp_path, monkeypatch, capsys):
     blocks, front = blocks_of(page)
     for block in blocks:
-        if block.language not in READ | {"python", "sh"} and not block.language.startswith("{"):
+        if block.language not in READ | {"python", "pycon", "sh"} and not block.language.startswith("{"):
             pytest.fail(f"{block.place}: blocks of {block.language!r} are not run here", pytrace=False)
         if re.match(r"\{(code|code-block|sourcecode)\}", block.language):
             pytest.fail(f"{block.place}: this directive would not be run: use a plain fence", pytrace=False)
@@ -161,27 +163,32 @@ async def run_python(block, names):
 
 
 def run_outside(block, directory):
-    """The output of a program or of a script, which must succeed."""
+    """The output of a program, of a session or of a script, which must succeed."""
+    typed = ""
     if block.is_program:
         (directory / "program.py").write_text(block.code)
         command = [sys.executable, "-W", "error", "program.py"]
+    elif block.language == "pycon":
+        command = [sys.executable, "-m", "trio"]
+        typed = "".join(line[4:] or "\n" for line in block.code.splitlines(keepends=True) if PROMPT.match(line))
+        block.output = PROMPT.sub("", block.code)
     else:
         command = ["bash", "-euo", "pipefail", "-c", block.code]
-    done = run_command(command, directory, Path(sys.executable).parent)
+    done = run_command(command, directory, Path(sys.executable).parent, typed)
     if done.returncode:
         missing = re.search(r"ModuleNotFoundError: No module named '(\w+)'", done.stderr)
         if missing and missing[1] in PACKAGES:
             pytest.skip(f"needs {missing[1]}")
         pytest.fail(f"{block.place}: exit code {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
-    return done.stdout
+    return re.sub(r"^((>>>|\.\.\.) )+", "", done.stdout, flags=re.MULTILINE) if typed else done.stdout
 
 
-def run_command(command, directory, programs):
+def run_command(command, directory, programs, typed=""):
     return subprocess.run(
         command,
         cwd=directory,
         env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
-        stdin=subprocess.DEVNULL,
+        input=typed,
         capture_output=True,
         text=True,
         timeout=PATIENCE,

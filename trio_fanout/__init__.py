@@ -30,13 +30,14 @@ functions. A `Meter` counts calls and tells which of them run.
 **Cancellation** is Trio's, everywhere: it is always delivered promptly and never swallowed. Under `FailFast` and
 `Collect` a failure that was recorded before or during a cancellation from outside is raised in its place, so that a
 time-out never hides the error behind it; ``with trio.move_on_after(...)`` around a call with a failure raises it. What
-is no `Exception`, such as `KeyboardInterrupt`, is never a failure: it cancels the run and leaves it, bare.
+is no `Exception`, such as `KeyboardInterrupt`, is never a failure: it cancels the run and is raised unwrapped.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import _startup as _startup  # before all that takes long to import
 from ._cap import cap as cap
 from ._core.limits import DEFAULT_LIMIT as DEFAULT_LIMIT
 from ._errors import DependencyFailed as DependencyFailed

@@ -128,8 +128,8 @@ class PerRun(Generic[T]):
         return value
 
 
-# The run owns the values, and so may a value refer to tasks, which refer to their run: where a run has crashed with
-# tasks left in a value, all of it is one cycle and the garbage collector's.
+# The run owns the values, so that a value may refer to tasks, which refer to their run. If Trio crashes and leaves
+# tasks in a value, all of that is one cycle, which the garbage collector takes.
 _values: Final = trio.lowlevel.RunVar[WeakKeyDictionary[PerRun[Any], Any]]("trio_fanout adapters")
 
 
@@ -213,7 +213,7 @@ class StatePerKey(Generic[S]):
     def _drop_in_time(self, kept: Kept[S]) -> None:
         expires = kept.state.expires()
         if expires == -math.inf or expires <= trio.current_time():
-            del self._states[kept.key]
+            self._states.pop(kept.key, None)  # a key whose hash has changed is not found
         elif not kept.in_heap:
             kept.in_heap = True
             heappush(self._heap, (expires, next(self._numbers), kept))

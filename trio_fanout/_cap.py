@@ -316,7 +316,7 @@ class _Size:
 class _Adaptive:
     """A limiter behind a gate, and the line of calls for both.
 
-    Few calls are *ahead* of the line: they wait at the gate and then, in the limiter's own line, for a token. While
+    A few calls are *ahead* of the line: they wait at the gate and then, in the limiter's own line, for a token. While
     there is a line, there is at least one ahead, to see the gate open, and tokens that others put back or the user
     adds. All others are parked in the line. They get tokens on their behalf, as many as there are, by calls that put
     theirs back, and by those ahead as they leave. So a gate that moves wakes only those ahead, however long the line.
@@ -325,10 +325,14 @@ class _Adaptive:
     def __init__(self, size: _Size) -> None:
         self._size = size
         self._limiter = size.limiter
+        self._gate = -math.inf  # the time at which it opens
         self._line = trio.lowlevel.ParkingLot()
         self._ahead: set[Task] = set()
         self._borrowing = 0  # how many of those ahead are in the limiter's line, or have just got a token there
-        self._gate = -math.inf  # the time at which it opens
+        # In the order of the line: calls that were given a token and have not run since; and calls that then found the
+        # gate closed, and wait before the line once more.
+        self._served: dict[Task, None] = {}
+        self._front: dict[Task, trio.lowlevel.ParkingLot] = {}
 
     def _is_open(self) -> bool:
         return trio.current_time() >= self._gate
@@ -343,25 +347,47 @@ class _Adaptive:
     async def acquire(self, task: Task) -> int:
         await trio.lowlevel.checkpoint_if_cancelled()  # lets no other task in
         self._follow()
-        if self._ahead:
-            await self._line.park()  # `_hand_out` has got it a token, or sent it ahead
+        if self._ahead or self._front:
+            await self._line.park()  # `_hand_out` has served it, or sent it ahead
         elif self._is_open() and self._limiter.available_tokens > 0:
-            self._limiter.acquire_on_behalf_of_nowait(task)
+            self._serve(task)
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             self._ahead.add(task)
-        if task not in self._ahead:
-            if self._is_open():
+        while task not in self._ahead:
+            if task in self._served and self._is_open():
+                del self._served[task]
                 return self._size.epoch
-            # The gate was closed after the token came, and before this task could run.
-            self._limiter.release_on_behalf_of(task)
-            self._ahead.add(task)
+            await self._go_back(task)
         try:
             await self._borrow(task)
         finally:
             self._ahead.remove(task)
             self._hand_out()
         return self._size.epoch
+
+    async def _go_back(self, task: Task) -> None:
+        """Wait once more, as the gate was closed after the token came, and before this task could run."""
+        # The first to run does this for all that were served, so that they keep their order: Trio runs them in any.
+        for served in self._served:
+            self._limiter.release_on_behalf_of(served)
+        self._front = {served: trio.lowlevel.ParkingLot() for served in self._served} | self._front
+        self._served.clear()
+        if not self._ahead and next(iter(self._front)) is task:
+            del self._front[task]
+            self._ahead.add(task)
+            return
+        try:
+            await self._front[task].park()  # as in the line
+        except BaseException:
+            # Between the cancellation and now, it may have been served or sent ahead: then the next is.
+            self._front.pop(task, None)
+            self._ahead.discard(task)
+            if task in self._served:
+                del self._served[task]
+                self._limiter.release_on_behalf_of(task)
+            self._hand_out()
+            raise
 
     async def _borrow(self, task: Task) -> None:
         """Wait for the gate, and then for a token."""
@@ -381,13 +407,29 @@ class _Adaptive:
             self._limiter.release_on_behalf_of(task)
 
     def _hand_out(self) -> None:
+        """Serve those in the line while there are tokens, and see to it that one is ahead."""
         # Those ahead that are on their way from the gate, or from the line, to the limiter come first.
-        if self._line and len(self._ahead) == self._borrowing and self._is_open():
-            while self._line and self._limiter.available_tokens > 0:
-                (task,) = self._line.unpark()
-                self._limiter.acquire_on_behalf_of_nowait(task)
-        if self._line and not self._ahead:
-            self._ahead.update(self._line.unpark())
+        if len(self._ahead) == self._borrowing and self._is_open():
+            while self._is_line() and self._limiter.available_tokens > 0:
+                self._serve(self._call_first())
+        if self._is_line() and not self._ahead:
+            self._ahead.add(self._call_first())
+
+    def _is_line(self) -> bool:
+        return bool(self._front or self._line)
+
+    def _call_first(self) -> Task:
+        """Wake the first that waits; one in front may be awake still, or again."""
+        if self._front:
+            task = next(iter(self._front))
+            self._front.pop(task).unpark()
+        else:
+            (task,) = self._line.unpark()
+        return task
+
+    def _serve(self, task: Task) -> None:
+        self._limiter.acquire_on_behalf_of_nowait(task)
+        self._served[task] = None
 
     @trio.lowlevel.enable_ki_protection
     def release(self, task: Task) -> None:
@@ -418,7 +460,7 @@ class _Adaptive:
     def _changed(self) -> None:
         """The size has changed: see which calls go on waiting for a token, as others had their wait ended by that."""
         self._hand_out()
-        in_line = bool(self._line) and len(self._ahead) == self._borrowing  # or it may wait for the gate
+        in_line = self._is_line() and len(self._ahead) == self._borrowing  # or it may wait for the gate
         self._size.waited = in_line or self._limiter.statistics().tasks_waiting > 0
 
 

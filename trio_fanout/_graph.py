@@ -20,7 +20,7 @@ from ._core.arguments import check_function, check_seconds, describe
 from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.run import Run
-from ._errors import DependencyFailed, label
+from ._errors import DependencyFailed, label, safe_repr
 from ._ledgers import MISSING, Ledger, start_ledger
 from ._policies import FAIL_FAST, Collect, FailFast, Settle
 
@@ -177,7 +177,7 @@ def _checked(steps: Any) -> Mapping[Any, Step[Any]]:
             raise TypeError(msg)
         for need in step.needs:
             if need not in names:
-                msg = f"{label('step', name)} needs {label('step', need)}, which is not there"
+                msg = f"{label('step', name)} needs {safe_repr(need)}, which is none of the steps"
                 raise ValueError(msg)
     return checked
 
@@ -326,4 +326,4 @@ class _Graph:
 
 
 def _task_name(name: object) -> str:
-    return f"run_graph({name if isinstance(name, (str, int)) else label('', name).strip()})"
+    return f"run_graph({name if type(name) in (str, int) else safe_repr(name)})"

@@ -56,7 +56,7 @@ def open_group(
         item_timeout: seconds that each job may take, as for `map`.
 
     Returns:
-        An async context manager. What its block raises cancels the jobs, and leaves it bare.
+        An async context manager, to be entered once. What its block raises cancels the jobs, and is raised unwrapped.
 
     Raises:
         TypeError, ValueError: at once, if an argument is wrong.

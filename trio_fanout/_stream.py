@@ -107,8 +107,8 @@ def stream(
             reader slows the workers down.
 
     Returns:
-        An async context manager. What its block raises leaves it bare. When the block is left, what is in flight is
-        cancelled and waited for.
+        An async context manager, to be entered once. What its block raises is raised unwrapped. When the block is
+        left, what is in flight is cancelled and waited for.
 
     Raises:
         TypeError, ValueError: at once, if an argument is wrong.
@@ -116,7 +116,7 @@ def stream(
         Exception: from reading, the failure or what `items` raised; on leaving, if it was not raised by then and the
             block raises nothing itself.
 
-    **Cancellation** of the block cancels the items. A failure that nobody has seen is raised in its place.
+    **Cancellation** of the block cancels the items. A failure that was never handed over is raised in its place.
 
     Example::
 

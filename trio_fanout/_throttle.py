@@ -99,7 +99,7 @@ class _Line:
     __slots__ = ("_calls", "_lock", "_per", "_rate", "_saved", "_since")
 
     def __init__(self, rate: float, per: float, burst: int) -> None:
-        # Of ints too large for a float, Python makes none.
+        # An int that no float can hold would make the products below an `OverflowError`.
         self._rate: Final = float(rate)
         self._per: Final = float(per)
         self._saved: Final = min(burst - 1, sys.maxsize)

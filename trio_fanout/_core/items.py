@@ -29,13 +29,11 @@ COROUTINE: type = types.CoroutineType
 
 
 def split_failure(exc: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """What of `exc` is the item's failure, and what is to be raised; each may be None.
+    """What of `exc`, which is no `Exception`, is the item's failure, and what is to be raised; each may be None.
 
-    A group that mixes a cancellation with errors is both. A cancellation alone is no failure, nor is what is no
-    `Exception`, or holds such a thing.
+    A group that mixes a cancellation with errors is both. A cancellation alone is no failure, nor is what holds a
+    `KeyboardInterrupt`, say.
     """
-    if isinstance(exc, Exception):
-        return exc, None
     cancelled, rest = split_cancelled(exc)
     return (rest, cancelled) if isinstance(rest, Exception) else (None, exc)
 

@@ -91,7 +91,7 @@ class Tokens:
     @trio.lowlevel.enable_ki_protection
     def borrow(self, task: Task) -> bool:
         """Borrow a token for `task` without waiting. False if there is none."""
-        self._borrowers.add(task)  # before it has one: whatever is raised here, `put_back` puts things right
+        self._borrowers.add(task)
         try:
             self.limiter.acquire_on_behalf_of_nowait(task)
         except trio.WouldBlock:
@@ -135,10 +135,7 @@ class Tokens:
         if task not in self._borrowers:
             return
         self._borrowers.remove(task)
-        try:
-            self.limiter.release_on_behalf_of(task)
-        except RuntimeError:
-            pass  # it has none: see `borrow`
+        self.limiter.release_on_behalf_of(task)
         self.overdrawn = self.total < len(self._borrowers)
 
     def turn_away(self) -> None:

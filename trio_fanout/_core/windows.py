@@ -75,8 +75,6 @@ class WindowedPull(Generic[T]):
 
     def ready(self, taken: int, /) -> float:
         """How many items are left that there is room for."""
-        if not self.open:
-            return 0
         # Where room was refused, nothing has shown yet whether that was the end: a worker has to look.
         return min(max(self._pull.ready(taken), self._refused), self._window.available())
 
