@@ -81,7 +81,7 @@ copybutton_prompt_is_regexp = True
 html_theme = "furo"
 html_title = "trio-fanout"
 html_static_path = ["_static"]
-html_css_files = ["pictures.css"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"top_of_page_buttons": []}
@@ -107,6 +107,8 @@ class CommandHelp(SphinxDirective):
 
 def link_code(app: Sphinx, doctree: nodes.document) -> None:
     """Make a public name in backticks a link, as it is in docstrings: `map`, `fanout.map(...)`, `trio.CancelScope`."""
+    if app.env.docname == "command":  # whose `map` is another
+        return
     for code in list(doctree.findall(nodes.literal)):
         match = re.fullmatch(r"(?:fanout\.)?([\w.]+)(?:\([^()]*\))?", code.astext())
         if match is None or isinstance(code.parent, (nodes.title, nodes.reference, pending_xref)):

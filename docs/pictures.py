@@ -20,7 +20,7 @@ import trio_fanout as fanout
 
 HERE = Path(__file__).parent / "pictures"
 
-WIDTH = 560  # of all pictures; in a narrow column they are scaled down
+WIDTH = 440  # of all pictures, to be read on a phone too
 LEFT, RIGHT = 64, 12  # what the labels of rows take, and the margin
 ROW, BAR = 20, 13  # heights
 STYLE = """\
@@ -49,15 +49,15 @@ class Picture:
 
     def heading(self, content):
         self.y += 22
-        self.text(0, self.y - 6, content, font_family="ui-monospace, monospace", font_weight="bold")
+        self.text(0, self.y - 6, content, font_family="ui-monospace, monospace", font_size=12, font_weight="bold")
 
     def legend(self, **colors):
         self.y += 24
-        x = LEFT
+        x = 0
         for name, style in colors.items():
-            self.add("rect", x=x, y=self.y - 17, width=12, height=12, rx=2, **style)
+            self.add("rect", x=number(x), y=self.y - 17, width=12, height=12, rx=2, **style)
             self.text(x + 18, self.y - 7, name.replace("_", " "), font_size=12)
-            x += 40 + 7 * len(name)
+            x += 32 + 6.5 * len(name)
 
     def svg(self):
         """The file: a picture, and for those who do not see it, a title."""
@@ -178,7 +178,7 @@ def describe(value):
     if not isinstance(value, list):
         return f"the result of item {value}"
     errors = [type(answer.error).__name__ for answer in value if isinstance(answer, outcome.Error)]
-    return f"{len(value) - len(errors)} values and {len(errors)} errors ({', '.join(errors)})"
+    return f"{len(value) - len(errors)} values, {', '.join(errors)}"
 
 
 def draw_policy(picture, code, policy):
