@@ -107,13 +107,15 @@ class CommandHelp(SphinxDirective):
 
 def link_code(app: Sphinx, doctree: nodes.document) -> None:
     """Make a public name in backticks a link, as it is in docstrings: `map`, `fanout.map(...)`, `trio.CancelScope`."""
-    for code in doctree.findall(nodes.literal):
-        name = re.sub(r"\(.*\)$", "", code.astext()).removeprefix("fanout.")
-        target = f"trio_fanout.{name}" if name.partition(".")[0] in trio_fanout.__all__ else name
-        if not isinstance(code.parent, nodes.TextElement) or isinstance(code.parent, (nodes.title, nodes.reference)):
+    for code in list(doctree.findall(nodes.literal)):
+        match = re.fullmatch(r"(?:fanout\.)?([\w.]+)(?:\([^()]*\))?", code.astext())
+        if match is None or isinstance(code.parent, (nodes.title, nodes.reference, pending_xref)):
             continue
-        if target != name or target.startswith("trio."):
-            link = pending_xref(refdomain="py", reftype="obj", reftarget=target, refdoc=app.env.docname, refwarn=False)
+        target = match[1]
+        if target.partition(".")[0] in trio_fanout.__all__:
+            target = f"trio_fanout.{target}"
+        if target.startswith(("trio.", "trio_fanout.")):
+            link = pending_xref(refdomain="py", reftype="obj", reftarget=target, refdoc=app.env.docname)
             code.replace_self(link)
             link += code
 

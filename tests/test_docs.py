@@ -205,7 +205,16 @@ def compare(block, out):
         pytest.fail("\n".join([f"{block.place}: the page says that it prints something else", *lines]), pytrace=False)
 
 
-# The README
+# README.md and CONTRIBUTING.md, of which Sphinx knows nothing
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files(name):
+    text = (PROJECT / name).read_text()
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (PROJECT / link).exists(), link
+    for path in re.findall(r"`((?:docs|tests|benchmarks|trio_fanout)/[\w./]*)`", text):
+        assert (PROJECT / path).exists() or path.startswith("trio_fanout"), path
 
 
 @pytest.mark.skipif(os.environ.get("NOX_CURRENT_SESSION", "docs") != "docs", reason="the session docs does it")
