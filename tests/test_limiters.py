@@ -204,3 +204,55 @@ async def test_jobs_with_contexts_of_their_own_take_as_many_steps_at_any_limit()
         steps[limit] = instrument.count / 1000
         assert began == list(range(1000))
     assert max(steps.values()) < 12
+
+
+async def test_a_limit_raised_from_nothing_has_an_async_source_read_while_the_first_item_runs(
+    autojump_clock: MockClock,
+) -> None:
+    """It may take long, or wait for one that comes later."""
+    later = trio.Event()
+
+    async def work(n: int) -> int:
+        if n == 0:
+            await later.wait()
+        later.set()
+        return n
+
+    async with fanout.stream(work, aiter_of(range(5)), limit=3) as results:
+        results.limiter.total_tokens = 0
+        await wait_all_tasks_blocked()
+        results.limiter.total_tokens = 3
+        assert [value async for _, _, value in results] == list(range(5))
+
+
+async def test_a_token_of_its_own_limiter_that_the_user_holds_stops_no_item_behind_it(
+    autojump_clock: MockClock,
+) -> None:
+    work = Work()
+    async with fanout.open_group(limit=2) as group, group.limiter:
+        for n in range(6):
+            group.start_soon(work, n)
+        await trio.sleep(3.5)
+        assert work.gauge.began == [0, 1, 2, 3]
+        assert work.gauge.now == 1
+    assert work.gauge.began == list(range(6))
+
+
+async def test_a_failure_inside_of_a_scope_that_the_item_left_open_is_no_consequence(
+    autojump_clock: MockClock,
+) -> None:
+    error = ValueError("first")
+
+    async def work(n: int) -> None:
+        if n:
+            await trio.sleep(2)
+            raise KeyError
+        trio.CancelScope(deadline=trio.current_time() + 1).__enter__()
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise error
+
+    with pytest.raises(ValueError, match="first") as info:
+        await fanout.map(work, range(2))
+    assert info.value is error

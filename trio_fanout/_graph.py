@@ -143,7 +143,7 @@ async def run_graph(
             "plan": Step(make_plan, needs=("flights", "hotels")),
         })
     """
-    steps = dict(_checked(steps))
+    steps = _checked(steps)
     names = list(steps)
     check_limit(limit)
     ledger = start_ledger(policy, (FailFast, Collect, Settle), "run_graph", "step", names)
@@ -165,18 +165,18 @@ async def run_graph(
     return dict(zip(names, values, strict=True))
 
 
-def _checked(steps: Any) -> Mapping[Any, Step[Any]]:
+def _checked(steps: Any) -> dict[Any, Step[Any]]:
+    """The steps in a plain dict: a mapping of another kind may take more for a name, one that folds case, say."""
     if not isinstance(steps, Mapping):
         msg = f"steps must be a mapping from names to Steps, got {describe(steps)}"
         raise TypeError(msg)
-    checked = cast("Mapping[Any, Any]", steps)  # type: ignore[redundant-cast]  # not to pyright
-    names = set(checked)  # what the mapping itself takes for a name may be more: one that folds case, say
+    checked = dict(cast("Mapping[Any, Any]", steps))  # type: ignore[redundant-cast]  # not to pyright
     for name, step in checked.items():
         if not isinstance(step, Step):
             msg = f"steps must be a mapping from names to Steps, got {describe(step)} for {label('step', name)}"
             raise TypeError(msg)
         for need in step.needs:
-            if need not in names:
+            if need not in checked:
                 msg = f"{label('step', name)} needs {safe_repr(need)}, which is none of the steps"
                 raise ValueError(msg)
     return checked
@@ -189,7 +189,7 @@ class _Graph:
     a step may have become ready that comes before. Tickets start in order, so `started` has the step of each.
     """
 
-    fills = True
+    workers_wait = True
     fed = False
     context_of = None
 

@@ -205,6 +205,7 @@ class _Jobs(Queue[_Job]):
         self.put(job)
         return job
 
+    @trio.lowlevel.enable_ki_protection  # or Ctrl-C could leave the job in neither place, and its handle without an end
     def take(self) -> tuple[int, _Job] | None:
         """Take the first job."""
         if not self._waiting:

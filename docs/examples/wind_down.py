@@ -33,7 +33,7 @@ async def main():
                 async for _, number, _page in results:
                     saved += 1
                     print("saved", number, flush=True)
-            nursery.cancel_scope.cancel()  # for where nobody has pressed Ctrl-C
+            nursery.cancel_scope.cancel()  # it may still wait for a Ctrl-C
     finally:
         print(saved, "pages are saved")
 

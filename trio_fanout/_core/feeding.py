@@ -34,7 +34,7 @@ async def feed(run: Run[T, Any], source: FedQueue[T]) -> None:
     iterator = aiter(source.items)
     with trio.CancelScope() as scope:
         try:
-            await run.begin()
+            await run.look_for_cancellation()
             while await run.wait_for_room(source):
                 source.reading = scope
                 try:

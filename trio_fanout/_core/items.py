@@ -116,12 +116,12 @@ def same_context(a: contextvars.Context, b: contextvars.Context) -> bool:
     return len(a) == len(b) and all(map(is_, a, b)) and all(map(is_, a.values(), b.values()))
 
 
-def in_context(task: Task, context: contextvars.Context) -> bool:
-    """Whether `task` sees the variables of `context`. If not, it will from its next step, as in `trio.from_thread`."""
+def switch_context(task: Task, context: contextvars.Context) -> bool:
+    """Have `task` see the variables of `context` from its next step, as in `trio.from_thread`. False if it does now."""
     if not (context or task.context) or same_context(context, task.context):
-        return True
+        return False
     task.context = context.copy()
-    return False
+    return True
 
 
 _SHOWS_SCOPES = hasattr(trio.lowlevel.Task, "_cancel_status")

@@ -56,7 +56,7 @@ class Tokens:
     worker keeps its token from item to item, unless there are more out than the limiter has.
     """
 
-    __slots__ = ("_borrowers", "_scopes", "limiter", "overdrawn", "shared", "total", "waiting")
+    __slots__ = ("_borrowers", "_scopes", "limiter", "overdrawn", "shared", "total", "unstarted")
 
     def __init__(self, limit: float | trio.CapacityLimiter) -> None:
         self.shared = isinstance(limit, trio.CapacityLimiter)
@@ -65,7 +65,7 @@ class Tokens:
         self.overdrawn = False  # workers hold more tokens than that
         self._borrowers: set[Task] = set()  # the workers that hold a token
         # The queue, in order: for each index, what is set when all items before it have started.
-        self.waiting: dict[int, trio.Event] = {}
+        self.unstarted: dict[int, trio.Event] = {}
         self._scopes: set[trio.CancelScope] = set()  # around each wait
 
     @property
@@ -107,7 +107,9 @@ class Tokens:
         items. One that is not started stays in the queue, to be found there.
         """
         start = False
-        turn = self.waiting[index] = trio.Event()
+        if self.unstarted:
+            self.put_back(task)  # those before may wait for it
+        turn = self.unstarted[index] = trio.Event()
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -117,14 +119,14 @@ class Tokens:
                     await self.limiter.acquire()
                     self._borrowers.add(task)
                 # Workers that go on at the same time come back in any order: each wakes the next one.
-                if next(iter(self.waiting.values())) is not turn:
+                if next(iter(self.unstarted.values())) is not turn:
                     await turn.wait()
                 start = not scope.cancel_called
             finally:
                 self._scopes.remove(scope)
         if start:
-            del self.waiting[index]
-            for next_turn in self.waiting.values():
+            del self.unstarted[index]
+            for next_turn in self.unstarted.values():
                 next_turn.set()
                 break
         return start

@@ -64,10 +64,13 @@ class SingleExceptionNursery:
         _, rest = split_cancelled(exc)
         if rest is not None:
             self._raised.append(rest)
-            self.cancel(reason)
         elif trio.current_effective_deadline() != -math.inf:  # before the scope is cancelled, or that would hide it
             self._foreign = exc
-        return rest is not None
+        kept = rest is not None
+        del exc, rest  # this frame is in the traceback of each Cancelled that comes of it, which may be part of a chain
+        if kept:
+            self.cancel(reason)
+        return kept
 
     @trio.lowlevel.enable_ki_protection
     async def close(self, exc: BaseException | None) -> BaseException | None:

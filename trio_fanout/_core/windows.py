@@ -49,7 +49,7 @@ class WindowedPull(Generic[T]):
     """A plain iterable, from which items are taken only while the window has room."""
 
     __slots__ = ("_pull", "_refused", "_window", "context", "length", "open")
-    fills = True
+    workers_wait = True
     fed = False
     context_of = None
 
