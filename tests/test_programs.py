@@ -73,6 +73,7 @@ class Load:
     def __init__(self):
         self.changed = threading.Condition()
         self.now = self.peak = 0
+        self.waited = False
 
     def add(self, count):
         with self.changed:
@@ -81,8 +82,11 @@ class Load:
             self.changed.notify_all()
 
     def wait_for_peak(self, peak):
+        """Wait until there are so many at once; and the first time a little longer, for one too many."""
         with self.changed:
             assert self.changed.wait_for(lambda: self.peak >= peak, PATIENCE)
+            self.waited = self.waited or not self.changed.wait_for(lambda: self.waited or self.peak > peak, 0.5)
+            self.changed.notify_all()
 
 
 class Server(ThreadingHTTPServer):
@@ -278,27 +282,29 @@ def saved(path):
 
 def test_prompts_keep_to_the_rate_and_tell_what_failed(tmp_path):
     provider = Provider()
-    good = [f"prompt {n}" for n in range(120)] + ["busy 1", "stalls 1"]
-    prompts = [*good[:60], "refused 1", "odd 1", "refused 2", *good[60:], "prompt 7"]  # one comes twice
+    good = [f"prompt {n}" for n in range(30)] + ["busy 1", "stalls 1"]
+    prompts = [*good[:20], "refused 1", "odd 1", "refused 2", *good[20:], "prompt 7"]  # one comes twice
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+    changes = [
+        ("STALLED = 60 ", "STALLED = 4 "),
+        ("(post, 60)", "(post, 10)"),
+    ]  # as a slow machine may not reach the rate
     with provider.server as server:
-        out, err = run(
-            tmp_path, "prompts.py", "prompts.txt", "answers.db", server.url, status=1, changes=[("= 60  #", "= 2  #")]
-        )
+        out, err = run(tmp_path, "prompts.py", "prompts.txt", "answers.db", server.url, status=1, changes=changes)
     assert saved(tmp_path / "answers.db") == {prompt: prompt.upper() for prompt in good}
 
     refused, odd = out.splitlines()
     assert re.match(r"2 failed: HTTPStatusError\(.*400 Bad Request.* for 'refused [12]'", refused)
     assert odd == "1 failed: KeyError('choices') for 'odd 1'"
-    assert re.search(r"100%.* 125/125 ", err)
+    assert re.search(r"100%.* 35/35 ", err)
     assert all(re.match(r" *\d+%\|", line) for line in err.split("\n") if line)  # nothing but the bar
 
-    assert provider.tries.total() == 127
-    assert (provider.tries["busy 1"], provider.tries["stalls 1"]) == (2, 2)
+    assert provider.tries == {prompt: 1 + (prompt in ("busy 1", "stalls 1")) for prompt in prompts}
+    assert len(provider.charged) == len(good) + 1  # that for which there was no answer in the answer
     assert set(provider.charged.values()) == {1}
     assert server.load.peak == 8
     began = sorted(call.began for call in server.calls)
-    assert began[-1] - began[0] >= 126 / 60 - 0.2  # the first may have been long on the way
+    assert began[30] - began[0] > 2.5  # three seconds, but the first may have been long on the way
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="for POSIX signals")
@@ -370,7 +376,7 @@ class Tools:
         return answer_of([f"{name}1", f"{name}2"])
 
 
-def ask_agent(directory, tools, seconds="2, 60"):
+def ask_agent(directory, tools, seconds="4, 60"):
     with tools.server as server:
         return run(directory, "agent.py", server.url, "it", changes=[("2, 10", seconds)])
 
@@ -392,7 +398,7 @@ def test_agent_answers_without_a_tool_that_fails(tmp_path):
 
 
 def test_agent_gives_what_there_is_by_its_deadline(tmp_path):
-    out, err = ask_agent(tmp_path, Tools(silent=["answer"]), "60, 4")
+    out, err = ask_agent(tmp_path, Tools(silent=["answer"]), "60, 6")
     assert out == "['wiki2', 'wiki1', 'web2', 'web1', 'mail2', 'mail1', 'code2', 'code1']\n"
     assert err == "answer: Unfinished('answer', True)\n"
 
