@@ -1,4 +1,7 @@
-"""The checks of this project: `nox` runs all that a change has to pass, `nox -l` lists them, `nox -s NAME` runs one."""
+"""The checks of this project: `nox` runs those that a change needs first, `nox -t full` all others.
+
+`nox -l` lists them, `nox -s NAME` runs one.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +16,54 @@ from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
-nox.options.error_on_missing_interpreters = False  # in CI too: a Python that is not there is skipped, with a word
+nox.options.error_on_missing_interpreters = True  # no session of the short run needs another Python
+nox.options.sessions = ["plan", "lint", "types", "coverage"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)  # from the classifiers
-
-# The Python that runs nox has the suite in `wheel`, installed too, and in `coverage`: here it would be a third time.
-OTHERS = [python for python in PYTHONS if python != "{}.{}".format(*sys.version_info)]
-# The suites come last, so that their summaries are what a reader sees first.
-TESTED = ["coverage", "tests_oldest", *(f"tests-{python}" for python in OTHERS)]
-nox.options.sessions = ["lint", "types", "bench", "wheel", "dask", "readme", *TESTED]
+HERE = "{}.{}".format(*sys.version_info)
 
 TESTS = nox.project.dependency_groups(PROJECT, "tests")
 TYPES = nox.project.dependency_groups(PROJECT, "types")
 LINT = nox.project.dependency_groups(PROJECT, "lint")
 BENCH = nox.project.dependency_groups(PROJECT, "bench")
+DOCS = nox.project.dependency_groups(PROJECT, "docs")
 WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
 
 EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
 QUICK = "not dask and not slow"  # where another session runs the rest on the same Python
+PARALLEL = [
+    "-n",
+    "auto",
+    "--dist",
+    "worksteal",
+]  # a process for each CPU; an idle one takes over what waits for another
 
 
-@nox.session(python=PYTHONS)
+@nox.session(venv_backend="none")
+def plan(session: nox.Session) -> None:
+    """What a plain `nox` does, and how long it takes."""
+    session.log("Style, types, then the tests (but the slowest) with coverage: about 2 minutes on two CPUs.")
+    session.log("`nox -t full` runs what is left.")
+
+
+@nox.session(venv_backend="none", tags=["full"])
+def plan_full(session: nox.Session) -> None:
+    """What `nox -t full` does, and how long it takes."""
+    session.log(f"All tests on Python {', '.join(PYTHONS)}, with the oldest dependencies and from the wheel;")
+    session.log("Dask, the documentation, the benchmarks: about 10 minutes on two CPUs.")
+
+
+# The Python that runs nox has all of the suite in `wheel`.
+@nox.session
+@nox.parametrize("python", [nox.param(python, tags=[] if python == HERE else ["full"]) for python in PYTHONS])
 def tests(session: nox.Session) -> None:
     """The suite, against the installed package."""
     session.install(f".[{EXTRAS}]", *TESTS)
-    session.run("pytest", "-m", "not dask", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "not dask", *session.posargs)
 
 
-@nox.session(python=PYTHONS[0])
+@nox.session(python=PYTHONS[0], tags=["full"])
 def tests_oldest(session: nox.Session) -> None:
     """The suite with the oldest version of everything that pyproject.toml states a floor for."""
     extras = PROJECT["project"]["optional-dependencies"]
@@ -53,7 +75,7 @@ def tests_oldest(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "oldest.txt"
     constraints.write_text("".join(f"{line}\n" for line in map(_floor, wanted) if line))
     session.install(f".[{EXTRAS}]", *TESTS, "--constraint", str(constraints))
-    session.run("pytest", "-m", QUICK, *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", QUICK, *session.posargs)
 
 
 def _floor(requirement: str) -> str | None:
@@ -69,12 +91,12 @@ def coverage(session: nox.Session) -> None:
     # In place, so that subprocesses and the report speak of the same files.
     session.install("--editable", f".[{EXTRAS}]", *TESTS)
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-m", QUICK, *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *PARALLEL, "-m", QUICK, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
 
-@nox.session
+@nox.session(tags=["full"])
 def dask(session: nox.Session) -> None:
     """The tests that run a Dask cluster."""
     session.install(f".[{EXTRAS},dask]", *TESTS)
@@ -82,13 +104,20 @@ def dask(session: nox.Session) -> None:
     session.run("pytest", "-m", "dask", *session.posargs, success_codes=[0, 5])
 
 
-@nox.session
-def readme(session: nox.Session) -> None:
-    """The examples in the README."""
-    if not Path("tests/test_readme.py").exists():
-        session.skip("there is no tests/test_readme.py")
-    session.install(f".[{EXTRAS}]", *TESTS)
-    session.run("pytest", "tests/test_readme.py", *session.posargs)
+@nox.session(tags=["full"])
+def docs(session: nox.Session) -> None:
+    """The site, in docs/_build: no warnings, no dead links within it. And the commands of the README that set it up."""
+    session.install(f".[{EXTRAS}]", *DOCS, *TESTS)
+    shutil.rmtree("docs/_build", ignore_errors=True)
+    session.run("sphinx-build", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build", *session.posargs)
+    session.run("pytest", "-k", "setting_up", "tests/test_docs.py")
+
+
+@nox.session(tags=["full"])
+def pictures(session: nox.Session) -> None:
+    """The pictures of the documentation show what the runs look like; `-- --draw` draws them anew."""
+    session.install(".")
+    session.run("python", "docs/pictures.py", *(session.posargs or ["--check"]))
 
 
 @nox.session
@@ -107,22 +136,20 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types: mypy and pyright, both strict, over the package and over tests/typing, and nothing public untyped."""
-    session.install("--editable", f".[{EXTRAS}]", *TYPES)
+    session.install("--no-compile", "--editable", f".[{EXTRAS}]", *TYPES)  # most of it is only read
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "trio_fanout")
 
 
-@nox.session
+@nox.session(tags=["full"])
 def bench(session: nox.Session) -> None:
     """The benchmarks, each just long enough to see that it works."""
-    if not Path("benchmarks/run.py").exists():
-        session.skip("there is no benchmarks/run.py")
     session.install(".", *BENCH)
     session.run("python", "benchmarks/run.py", "--quick", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["full"])
 def wheel(session: nox.Session) -> None:
     """What is published: the wheel by itself, and the suite of the source distribution against it."""
     tmp = Path(session.create_tmp()).resolve()
@@ -149,4 +176,4 @@ def wheel(session: nox.Session) -> None:
 
     # The suite that was published, against the wheel that was published.
     session.run(python, "-m", "pip", "install", "--quiet", f"{built}[{EXTRAS}]", *TESTS, external=True)
-    session.run(python, "-m", "pytest", "-m", "not dask", *session.posargs, external=True)
+    session.run(python, "-m", "pytest", *PARALLEL, "-m", "not dask", *session.posargs, external=True)

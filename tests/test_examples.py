@@ -21,6 +21,8 @@ pytestmark = pytest.mark.slow
 PATIENCE = 60  # seconds, for a slow machine
 TESTED_IN = ("test_examples.py", "test_programs.py")
 
+FINISHING = "finishing what runs; Ctrl-C again to give up\n"
+
 
 def arguments(name, directory):
     """What `subprocess` needs to run an example in a directory of its own."""
@@ -124,6 +126,40 @@ def test_signal_tells_what_runs_how_long_and_where(tmp_path):
             assert ages == sorted(ages)
         finally:
             process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="for POSIX signals")
+def test_first_ctrl_c_lets_what_runs_finish(tmp_path):
+    with subprocess.Popen(**arguments("wind_down.py", tmp_path), stdout=subprocess.PIPE) as process:
+        try:
+            first = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            *saved, last = [first, *(line for line in process.stdout if line != FINISHING)]
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+    assert last == f"{len(saved)} pages are saved\n"
+    # Each that was started is there, and no other.
+    assert sorted(int(line.removeprefix("saved ")) for line in saved) == list(range(len(saved)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="for POSIX signals")
+def test_second_ctrl_c_interrupts_an_item_that_hangs(tmp_path):
+    how = arguments("wind_down.py", tmp_path)
+    with subprocess.Popen(**how, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            while process.stdout.readline() != "saved 15\n":  # 13 was started before it
+                pass
+            process.send_signal(signal.SIGINT)
+            while process.stdout.readline() != FINISHING:
+                pass
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode not in (0, None)
+    assert "KeyboardInterrupt" in err
+    assert "pages are saved" in out
 
 
 def run_tests(directory, name, **files):

@@ -7,9 +7,9 @@ import traceback
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
+from trio_fanout._nursery import BareNursery, chain, chain_of, raise_unchanged, set_context
 
 from helpers import FrozenError, no_cycles, nothing_left
-from trio_fanout._nursery import BareNursery, chain, chain_of, raise_unchanged, set_context
 
 
 def same(leaving: BaseException | None) -> BaseException | None:

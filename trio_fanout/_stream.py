@@ -290,7 +290,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
 
     @property
     def limiter(self) -> trio.CapacityLimiter:
-        """The limiter that drives the stream: the one that was passed, or its own.
+        """The `trio.CapacityLimiter` that drives the stream, which is the one that was passed, or its own.
 
         To change its `total_tokens` turns the stream down or up while it goes on, no later than when the next item
         finishes; 0 pauses it.
