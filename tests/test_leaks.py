@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import trio_fanout as fanout
 from helpers import ALL_POLICIES, AsyncCountingSource, FrozenError, aiter_of, double, no_cycles, nothing_left
@@ -141,6 +142,35 @@ async def test_no_reference_cycle_is_left_by_wrong_use() -> None:
                 await fanout.map(double, [1], limit=limiter)
             except RuntimeError:
                 pass
+
+    await once()
+    with no_cycles():
+        await once()
+
+
+@pytest.mark.parametrize("where", ["block", "job"])
+async def test_no_reference_cycle_is_left_by_several_interrupts(where):
+    """The later ones come out of the cancellation that the first caused, and are chained to it."""
+
+    async def interrupt_when_cancelled():
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyboardInterrupt
+
+    async def stop():
+        raise SystemExit
+
+    async def once():
+        try:
+            async with fanout.open_group() as group:
+                group.start_soon(interrupt_when_cancelled)
+                await trio.testing.wait_all_tasks_blocked()
+                if where == "block":
+                    raise SystemExit
+                group.start_soon(stop)
+        except SystemExit:
+            pass
 
     await once()
     with no_cycles():

@@ -1,19 +1,54 @@
-"""The nursery whose exceptions leave it one at a time, and bare."""
+"""The nursery that raises a single exception, never a group of its own, and chains of exceptions."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from helpers import FrozenError, no_cycles, nothing_left
-from trio_fanout._nursery import BareNursery, chain, chain_of, raise_unchanged, set_context
+from trio_fanout._core.exceptions import chain, chain_of, raise_unchanged, set_context
+from trio_fanout._core.nursery import SingleExceptionNursery, leave
 
 
-def same(leaving: BaseException | None) -> BaseException | None:
-    return leaving
+class open_nursery:  # noqa: N801  # stands where `trio.open_nursery` would
+    """The nursery as an async context manager, used as a run uses it.
+
+    `conclude` is given what the nursery would raise, or None, and returns what is to be raised.
+    """
+
+    def __init__(
+        self, conclude: Callable[[BaseException | None], BaseException | None] = lambda leaving: leaving
+    ) -> None:
+        self.conclude = conclude
+        self.nursery = SingleExceptionNursery()
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        return self.nursery.cancel_scope
+
+    async def __aenter__(self) -> open_nursery:
+        await self.nursery.open()
+        return self
+
+    async def __aexit__(self, etype: object, exc: BaseException | None, tb: object) -> bool:
+        try:
+            return leave(self.conclude(await self.nursery.close(exc)), exc)
+        finally:
+            del exc, tb
+
+    def start_soon(self, fn: Callable[..., Awaitable[object]], *args: object) -> None:
+        self.nursery.start_soon(self.task, fn, *args)
+
+    async def task(self, fn: Callable[..., Awaitable[object]], *args: object) -> None:
+        try:
+            await fn(*args)
+        except BaseException as exc:
+            if not self.nursery.keep(exc, "a task raised an exception"):
+                raise
 
 
 async def fail(exc: BaseException) -> None:
@@ -34,8 +69,7 @@ def printed(exc: BaseException) -> str:
 
 async def test_an_empty_block_leaves_nothing() -> None:
     with nothing_left():
-        async with BareNursery(same) as nursery:
-            assert isinstance(nursery, trio.Nursery)
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.lowlevel.checkpoint)
 
 
@@ -44,7 +78,7 @@ async def test_an_empty_block_leaves_nothing() -> None:
 async def test_the_blocks_own_exception_leaves_bare(others: int, cls: type[BaseException]) -> None:
     error = cls()
     with nothing_left(), pytest.raises(cls) as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             for _ in range(others):
                 nursery.start_soon(trio.sleep_forever)
             await wait_all_tasks_blocked()
@@ -58,7 +92,7 @@ async def test_the_blocks_own_exception_leaves_bare(others: int, cls: type[BaseE
 async def test_a_tasks_exception_leaves_bare_and_cancels_the_rest(cls: type[BaseException]) -> None:
     error = cls()
     with nothing_left(), pytest.raises(cls) as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             nursery.start_soon(fail, error)
             await trio.sleep_forever()
@@ -70,7 +104,7 @@ async def test_a_group_of_the_block_leaves_as_it_is() -> None:
     """Also where Trio copies it, to take the tasks' cancellations out."""
     error = ExceptionGroup("own", [ValueError(), ExceptionGroup("inner", [KeyError()])])
     with pytest.raises(ExceptionGroup) as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             await wait_all_tasks_blocked()
             raise error
@@ -81,7 +115,7 @@ async def test_a_group_of_the_block_leaves_as_it_is() -> None:
 async def test_a_group_of_a_task_is_not_wrapped_in_another() -> None:
     members = [ValueError(), KeyError()]
     with pytest.raises(ExceptionGroup, match="own") as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             nursery.start_soon(fail, ExceptionGroup("own", members))
     assert list(excinfo.value.exceptions) == members
@@ -90,7 +124,7 @@ async def test_a_group_of_a_task_is_not_wrapped_in_another() -> None:
 async def test_a_group_with_a_cancelled_in_it_gives_the_cancelled_to_trio_and_leaves_the_rest() -> None:
     error = ValueError()
     with trio.CancelScope() as scope, pytest.raises(BaseExceptionGroup) as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             async with trio.open_nursery() as inner:
                 inner.start_soon(fail_when_cancelled, error)
                 inner.start_soon(trio.sleep_forever)
@@ -106,7 +140,7 @@ async def test_a_tasks_exception_is_chained_to_the_blocks_own() -> None:
     for block in (ValueError("block"), KeyboardInterrupt("block")):
         task = KeyError("task")
         with pytest.raises(type(block)) as excinfo:
-            async with BareNursery(same) as nursery:
+            async with open_nursery() as nursery:
                 nursery.start_soon(fail_when_cancelled, task)
                 await wait_all_tasks_blocked()
                 raise block
@@ -119,7 +153,7 @@ async def test_what_is_no_exception_comes_first(first: str) -> None:
     interrupt, error = KeyboardInterrupt(), ValueError("chained")
     one, other = (interrupt, error) if first == "interrupt" else (error, interrupt)
     with nothing_left(), pytest.raises(KeyboardInterrupt) as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(fail_when_cancelled, other)
             await wait_all_tasks_blocked()
             nursery.start_soon(fail, one)
@@ -130,7 +164,7 @@ async def test_what_is_no_exception_comes_first(first: str) -> None:
 async def test_a_tasks_interrupt_comes_before_the_blocks_error() -> None:
     interrupt, error = KeyboardInterrupt(), ValueError("chained")
     with pytest.raises(KeyboardInterrupt) as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(fail_when_cancelled, interrupt)
             await wait_all_tasks_blocked()
             raise error
@@ -141,7 +175,7 @@ async def test_a_tasks_interrupt_comes_before_the_blocks_error() -> None:
 async def test_of_two_tasks_exceptions_one_leaves_and_prints_the_other() -> None:
     first, second = ValueError("first"), KeyError("second")
     with pytest.raises(ValueError, match="first") as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(fail_when_cancelled, second)
             await wait_all_tasks_blocked()
             nursery.start_soon(fail, first)
@@ -159,7 +193,7 @@ async def test_a_cancellation_from_outside_reaches_its_scope(block: str, tasks: 
         return exc
 
     with nothing_left(), trio.CancelScope() as scope:
-        async with BareNursery(conclude) as nursery:
+        async with open_nursery(conclude) as nursery:
             for _ in range(tasks):
                 nursery.start_soon(trio.sleep_forever)
             await wait_all_tasks_blocked()
@@ -174,7 +208,7 @@ async def test_a_cancellation_from_outside_reaches_its_scope(block: str, tasks: 
 
 async def test_its_own_cancellation_stays_within() -> None:
     with nothing_left():
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             nursery.cancel_scope.cancel()
             await trio.sleep_forever()
@@ -183,7 +217,7 @@ async def test_its_own_cancellation_stays_within() -> None:
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 async def test_an_exception_outranks_a_cancellation_from_outside(error: type[BaseException]) -> None:
     with trio.CancelScope() as scope, pytest.raises(error):
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(fail_when_cancelled, error())
             await wait_all_tasks_blocked()
             scope.cancel()
@@ -207,7 +241,7 @@ async def test_conclude_is_called_once_all_tasks_have_ended() -> None:
         return exc
 
     with pytest.raises(ValueError, match="block"):
-        async with BareNursery(conclude) as nursery:
+        async with open_nursery(conclude) as nursery:
             nursery.start_soon(task)
             await wait_all_tasks_blocked()
             raise ValueError("block")
@@ -219,7 +253,7 @@ async def test_conclude_may_raise_another_in_its_place() -> None:
     other.__context__ = context = OSError()
     for block in (None, ValueError()):
         with pytest.raises(KeyError) as excinfo:
-            async with BareNursery(lambda _: other):
+            async with open_nursery(lambda _: other):
                 if block:
                     raise block
         assert excinfo.value is other
@@ -227,7 +261,7 @@ async def test_conclude_may_raise_another_in_its_place() -> None:
 
 
 async def test_conclude_may_suppress() -> None:
-    async with BareNursery(lambda _: None) as nursery:
+    async with open_nursery(lambda _: None) as nursery:
         nursery.start_soon(fail, ValueError())
         await trio.sleep_forever()
 
@@ -246,7 +280,7 @@ async def test_no_reference_cycle_is_left(where: str) -> None:
 
         with trio.CancelScope() as scope:
             try:
-                async with BareNursery(conclude) as nursery:
+                async with open_nursery(conclude) as nursery:
                     for _ in range(3):
                         nursery.start_soon(trio.sleep_forever)
                     if where in ("task", "both"):

@@ -66,8 +66,10 @@ class SingleExceptionNursery:
             self._raised.append(rest)
         elif trio.current_effective_deadline() != -math.inf:  # before the scope is cancelled, or that would hide it
             self._foreign = exc
+        kept = rest is not None
+        del exc, rest  # this frame is in the traceback of each Cancelled that comes of it, which may be part of a chain
         self.cancel(reason)
-        return rest is not None
+        return kept
 
     @trio.lowlevel.enable_ki_protection
     async def close(self, exc: BaseException | None) -> BaseException | None:

@@ -421,8 +421,11 @@ class Run(Generic[T, R]):
         It is a cancellation, a KeyboardInterrupt, what the source raised, wrong use. The other workers might never wait,
         and so not notice for a while.
         """
-        self._start_no_more()
-        return self._nursery.keep(exc, "a worker raised an exception")
+        try:
+            self._start_no_more()
+            return self._nursery.keep(exc, "a worker raised an exception")
+        finally:
+            del exc  # this frame is in the traceback of what the other workers raise now
 
     @trio.lowlevel.enable_ki_protection
     def _worker_ended(self, *, replace: bool) -> None:
