@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 
 class TieError(Exception):
@@ -71,26 +71,26 @@ class Result:
     peak: int = 0
 
     @property
-    def raised(self) -> int:
+    def raised(self):
         """The index of the failure that FailFast raises."""
         return min(set(self.failures) - self.secondary or self.failures)
 
 
 class Simulation:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan):
         self.plan = plan
         self.now = 0.0
         self.result = Result()
-        self.ends: dict[int, tuple[float, str]] = {}  # running item -> when it ends by itself, and how
-        self.line: deque[tuple[str, Any]] = deque()  # who waits for a token
-        self.others: dict[int, float] = {}  # other borrower with a token -> when it puts it back
+        self.ends = {}  # running item -> when it ends by itself, and how
+        self.line = deque()  # who waits for a token
+        self.others = {}  # other borrower with a token -> when it puts it back
         self.arrivals = sorted((other.arrives, number) for number, other in enumerate(plan.borrowers))
-        self.next_delivery: float | None = None
+        self.next_delivery = None
         self.exhausted = False
         self.cancelled = False  # by whomever
         self.from_outside = False
 
-    def run(self) -> Result:
+    def run(self):
         plan, result = self.plan, self.result
         self.fill()
         while not self.over():
@@ -107,17 +107,17 @@ class Simulation:
             result.kind = "failed"
         return result
 
-    def over(self) -> bool:
+    def over(self):
         if self.ends:
             return False
         return self.cancelled or (self.exhausted and not any(kind == "item" for kind, _ in self.line))
 
     # Taking and starting
 
-    def waiting(self) -> int:
+    def waiting(self):
         return sum(kind == "item" for kind, _ in self.line)
 
-    def fill(self) -> None:
+    def fill(self):
         """Take what may be taken, and start what may start, now."""
         if self.cancelled:
             return
@@ -126,7 +126,7 @@ class Simulation:
             progress = self.take()
             progress = self.hand_out() or progress
 
-    def take(self) -> bool:
+    def take(self):
         plan, result = self.plan, self.result
         if self.cancelled or self.exhausted or len(self.ends) + self.waiting() >= plan.limit:
             return False
@@ -141,7 +141,7 @@ class Simulation:
         self.end_of_source()
         return False
 
-    def end_of_source(self) -> None:
+    def end_of_source(self):
         self.exhausted = True
         if self.plan.source_error:
             if self.waiting() and len(self.ends) + len(self.others) < self.plan.limit:
@@ -149,7 +149,7 @@ class Simulation:
             self.result.kind = "source"
             self.cancel()
 
-    def hand_out(self) -> bool:
+    def hand_out(self):
         plan, result = self.plan, self.result
         handed = False
         while self.line and len(self.ends) + len(self.others) < plan.limit and not self.cancelled:
@@ -170,10 +170,10 @@ class Simulation:
 
     # Events
 
-    def step(self) -> None:
+    def step(self):
         """Go to the next event, and let it happen."""
         plan = self.plan
-        events: list[tuple[float, str, Any]] = [(end, "end", which) for which, (end, _) in self.ends.items()]
+        events = [(end, "end", which) for which, (end, _) in self.ends.items()]
         events += [(end, "put back", which) for which, end in self.others.items()]
         if self.arrivals:
             events.append((self.arrivals[0][0], "arrival", self.arrivals[0][1]))
@@ -210,7 +210,7 @@ class Simulation:
             case "time is up":
                 self.cancel()
 
-    def finish(self, index: int, how: str, *, by_cancellation: bool = False) -> None:
+    def finish(self, index, how, *, by_cancellation=False):
         plan, result = self.plan, self.result
         if how in ("value", "caught"):
             result.values[index] = how
@@ -229,7 +229,7 @@ class Simulation:
             if most is not None and len(result.failures) >= most:
                 self.cancel()
 
-    def cancel(self) -> None:
+    def cancel(self):
         """All items that run are told, but for those behind a shield, which come to their natural end."""
         if self.cancelled:
             return
@@ -242,11 +242,11 @@ class Simulation:
                 self.finish(index, how, by_cancellation=True)
 
 
-def simulate(plan: Plan) -> Result:
+def simulate(plan):
     """What must come of the run that `plan` describes."""
     return Simulation(plan).run()
 
 
-def exact(whole: int, place: int) -> float:
+def exact(whole, place):
     """A time with a fraction of its own."""
     return whole + math.ldexp(1, -place)

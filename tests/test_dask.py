@@ -1,7 +1,5 @@
 """`in_executor` on a Dask cluster: a scheduler, and workers that are processes of their own, on loopback."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """`in_executor`: functions in executors of `concurrent.futures`."""
 
-from __future__ import annotations
-
 import contextvars
 import functools
 import multiprocessing
@@ -16,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
 from helpers import no_cycles, nothing_left
@@ -25,15 +23,15 @@ from trio_fanout import _executors, in_executor, in_thread
 PATIENCE = 30
 """Seconds until a thread that waits for another gives up: long enough to never be reached by a test that passes."""
 
-tint: contextvars.ContextVar[str] = contextvars.ContextVar("tint", default="none")
+tint = contextvars.ContextVar("tint", default="none")
 
 
 class ByHand(Executor):
     """An executor that does nothing by itself: the test finishes its futures."""
 
-    def __init__(self) -> None:
-        self.futures: list[Future] = []
-        self.calls: list[tuple] = []
+    def __init__(self):
+        self.futures = []
+        self.calls = []
         self.changed = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
 
@@ -44,7 +42,7 @@ class ByHand(Executor):
         self._token.run_sync_soon(self._tell)
         return future
 
-    def new_future(self) -> Future:
+    def new_future(self):
         return Future()
 
     def _tell(self):
@@ -60,7 +58,7 @@ class ByHand(Executor):
 class SlowFuture(Future):
     """One whose `cancel` blocks until it is told to go on."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.cancelling = threading.Event()
         self.go_on = threading.Event()
@@ -73,7 +71,7 @@ class SlowFuture(Future):
 class SlowToSubmit(ByHand):
     """One whose `submit` blocks until it is told to go on."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.submitting = threading.Event()
         self.go_on = threading.Event()
@@ -576,7 +574,7 @@ async def test_failure_of_what_was_waited_for_is_raised_over_the_cancellation(th
         release.set()
 
 
-async def test_item_timeout_cancels_the_future(autojump_clock: MockClock):
+async def test_item_timeout_cancels_the_future(autojump_clock):
     pool = ByHand()
     with pytest.raises(trio.TooSlowError):
         await fanout.map(in_executor(pool, square), [3], item_timeout=5)

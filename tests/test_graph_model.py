@@ -49,10 +49,10 @@ class Result:
     ended: float = 0.0
 
 
-def simulate(plan: Plan) -> Result:
+def simulate(plan):
     result = Result()
     count = len(plan.seconds)
-    running: dict[int, float] = {}
+    running = {}
     now = 0.0
     most = {fanout.FailFast: 1, fanout.Collect: getattr(plan.policy, "max_failures", None)}.get(type(plan.policy))
     time_is_up = getattr(plan.policy, "move_on_after", None) or math.inf
@@ -90,10 +90,10 @@ def simulate(plan: Plan) -> Result:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw):
     count = draw(st.integers(0, 9))
     order = draw(st.permutations(range(count)))
-    needs: list[tuple[int, ...]] = [()] * count
+    needs = [()] * count
     for place, index in enumerate(order[1:], 1):
         needs[index] = tuple(draw(st.lists(st.sampled_from(order[:place]), max_size=3)))
     some = st.frozensets(st.integers(0, max(count - 1, 0)), max_size=3)
@@ -113,24 +113,24 @@ def plans(draw: st.DrawFn) -> Plan:
     )
 
 
-def name(index: int) -> str:
+def name(index):
     return f"step {index}"
 
 
 @pytest.mark.slow
 @settings(max_examples=300)
 @given(plan=plans())
-def test_a_graph_does_as_the_simulation(plan: Plan) -> None:
+def test_a_graph_does_as_the_simulation(plan):
     trio.run(check, plan, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-async def check(plan: Plan) -> None:
+async def check(plan):
     expected = simulate(plan)
-    began: dict[int, float] = {}
-    errors: dict[int, Exception] = {}
+    began = {}
+    errors = {}
 
-    def step(index: int) -> fanout.Step[int]:
-        async def fn(*args: int) -> int:
+    def step(index):
+        async def fn(*args):
             began[index] = trio.current_time()
             assert args == plan.needs[index]
             try:
@@ -145,12 +145,12 @@ async def check(plan: Plan) -> None:
                 raise errors[index]
             return index
 
-        return fanout.Step(fn, needs=map(name, plan.needs[index]))  # type: ignore[arg-type]
+        return fanout.Step(fn, needs=map(name, plan.needs[index]))
 
     steps = {name(index): step(index) for index in range(len(plan.seconds))}
     limit = trio.CapacityLimiter(plan.limit) if plan.shared else plan.limit
-    got: Any = None
-    raised: Any = None
+    got = None
+    raised = None
     shared = [limit] if isinstance(limit, trio.CapacityLimiter) else []
     with nothing_left(*shared), trio.CancelScope(deadline=plan.outside) as scope:
         try:
@@ -187,7 +187,7 @@ async def check(plan: Plan) -> None:
             check_failure(index, how, raised.failures[name(index)], errors, lambda need: raised.failures[name(need)])
 
 
-def check_failure(index: int, how: Any, failure: Exception, errors: dict[int, Exception], of: Any) -> None:
+def check_failure(index, how, failure, errors, of):
     if isinstance(how, str):
         assert failure is errors[index]
     else:
@@ -197,7 +197,7 @@ def check_failure(index: int, how: Any, failure: Exception, errors: dict[int, Ex
         assert failure.__cause__ is of(how[1])
 
 
-def check_outcomes(plan: Plan, expected: Result, errors: dict[int, Exception], got: Any) -> None:
+def check_outcomes(plan, expected, errors, got):
     assert list(got) == [name(index) for index in range(len(plan.seconds))]
     for index in range(len(plan.seconds)):
         outcome = got[name(index)]
@@ -212,19 +212,19 @@ def check_outcomes(plan: Plan, expected: Result, errors: dict[int, Exception], g
 
 @pytest.mark.slow
 @given(plan=plans(), data=st.data())
-def test_a_cycle_anywhere_is_found_before_anything_starts(plan: Plan, data: st.DataObject) -> None:
+def test_a_cycle_anywhere_is_found_before_anything_starts(plan, data):
     count = len(plan.seconds)
     ring = data.draw(st.lists(st.integers(0, count), min_size=1, max_size=4, unique=True))
-    needs: dict[int, list[int]] = {index: list(plan.needs[index]) for index in range(count)} | {count: []}
+    needs = {index: list(plan.needs[index]) for index in range(count)} | {count: []}
     for one, next_one in zip(ring, [*ring[1:], ring[0]], strict=True):
         needs[one].append(next_one)
 
-    async def fn(*args: int) -> None:
+    async def fn(*args):
         pytest.fail("a step began")
 
-    async def main() -> None:
+    async def main():
         with pytest.raises(CycleError) as info:
-            await fanout.run_graph({name(index): fanout.Step(fn, map(name, those)) for index, those in needs.items()})  # type: ignore[arg-type]
+            await fanout.run_graph({name(index): fanout.Step(fn, map(name, those)) for index, those in needs.items()})
         cycle = info.value.args[1]
         assert cycle[0] == cycle[-1]
         for one, next_one in pairwise(cycle):
@@ -235,29 +235,29 @@ def test_a_cycle_anywhere_is_found_before_anything_starts(plan: Plan, data: st.D
 
 @pytest.mark.slow
 @given(plan=plans(), changes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=5))
-def test_the_first_of_those_ready_starts_while_the_tokens_of_a_limiter_come_and_go(plan: Plan, changes: Any) -> None:
-    began: list[int] = []
-    done: set[int] = set()
+def test_the_first_of_those_ready_starts_while_the_tokens_of_a_limiter_come_and_go(plan, changes):
+    began = []
+    done = set()
 
-    def step(index: int) -> fanout.Step[None]:
-        async def fn(*args: None) -> None:
+    def step(index):
+        async def fn(*args):
             ready = (one for one in range(len(plan.needs)) if one not in began and done.issuperset(plan.needs[one]))
             assert next(ready) == index
             began.append(index)
             await trio.sleep(plan.seconds[index])
             done.add(index)
 
-        return fanout.Step(fn, needs=map(name, plan.needs[index]))  # type: ignore[arg-type]
+        return fanout.Step(fn, needs=map(name, plan.needs[index]))
 
-    async def main() -> None:
+    async def main():
         limiter = trio.CapacityLimiter(1)
 
-        async def borrow() -> None:
+        async def borrow():
             await trio.sleep(2)
             async with limiter:
                 await trio.sleep(2)
 
-        async def change() -> None:
+        async def change():
             for delay, tokens in changes:
                 await trio.sleep(delay)
                 limiter.total_tokens = tokens

@@ -18,7 +18,7 @@ from outcome import Error, Value
 import trio_fanout as fanout
 from helpers import notes_of, nothing_left
 
-found_by: contextvars.ContextVar[int | None] = contextvars.ContextVar("found_by", default=None)
+found_by = contextvars.ContextVar("found_by", default=None)
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ class Result:
     ended: float = 0.0
 
 
-def simulate(plan: Plan) -> Result:
+def simulate(plan):
     result = Result()
-    queue: deque[int] = deque()
-    running: dict[int, float] = {}
+    queue = deque()
+    running = {}
     now = 0.0
     most = {fanout.FailFast: 1, fanout.Collect: getattr(plan.policy, "max_failures", None)}.get(type(plan.policy))
     events = {"pause": plan.pause, "outside": plan.outside, "deadline": plan.deadline}
 
-    def submit(numbers: tuple[int, ...]) -> None:
+    def submit(numbers):
         queue.extend(numbers)
         result.submitted.extend(numbers)
 
@@ -104,13 +104,13 @@ def simulate(plan: Plan) -> Result:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw):
     count = draw(st.integers(0, 10))
-    children: dict[int, tuple[list[int], list[int]]] = {number: ([], []) for number in range(-1, count)}
+    children = {number: ([], []) for number in range(-1, count)}
     for number in range(count):
         children[draw(st.integers(-1, number - 1))][draw(st.integers(0, 1))].append(number)
 
-    def exact(whole: int, place: int) -> float:
+    def exact(whole, place):
         return whole + math.ldexp(1, -place)
 
     jobs = tuple(
@@ -143,24 +143,24 @@ def plans(draw: st.DrawFn) -> Plan:
 @pytest.mark.slow
 @settings(max_examples=300)
 @given(plan=plans())
-def test_a_group_does_as_the_simulation(plan: Plan) -> None:
+def test_a_group_does_as_the_simulation(plan):
     trio.run(check, plan, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-async def check(plan: Plan) -> None:
+async def check(plan):
     expected = simulate(plan)
-    began: dict[int, float] = {}
-    parents: dict[int, int | None] = dict.fromkeys(plan.first + plan.then)
-    handles: dict[int, Any] = {}
-    late: list[Any] = []
-    errors: dict[int, Exception] = {}
+    began = {}
+    parents = dict.fromkeys(plan.first + plan.then)
+    handles = {}
+    late = []
+    errors = {}
 
-    def submit(group: fanout.Group, numbers: tuple[int, ...]) -> None:
+    def submit(group, numbers):
         for number in numbers:
             handles[number] = group.start_soon(run, group, number)
             assert handles[number].index == len(handles) - 1
 
-    async def run(group: fanout.Group, number: int) -> int:
+    async def run(group, number):
         job = plan.jobs[number]
         began[number] = trio.current_time()
         assert found_by.get() == parents[number]
@@ -183,7 +183,7 @@ async def check(plan: Plan) -> None:
         return number
 
     limit = trio.CapacityLimiter(plan.limit) if plan.shared else plan.limit
-    raised: Any = None
+    raised = None
     shared = [limit] if isinstance(limit, trio.CapacityLimiter) else []
     with nothing_left(*shared), trio.CancelScope(deadline=plan.outside) as scope:
         try:
@@ -231,20 +231,20 @@ async def check(plan: Plan) -> None:
 
 @pytest.mark.slow
 @given(plan=plans(), changes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=5))
-def test_jobs_start_in_order_with_their_own_variables_while_tokens_come_and_go(plan: Plan, changes: Any) -> None:
-    submitted: list[int] = []
-    began: list[tuple[int, int | None]] = []
-    parents: dict[int, int | None] = dict.fromkeys(plan.first + plan.then)
+def test_jobs_start_in_order_with_their_own_variables_while_tokens_come_and_go(plan, changes):
+    submitted = []
+    began = []
+    parents = dict.fromkeys(plan.first + plan.then)
 
-    async def main() -> None:
+    async def main():
         limiter = trio.CapacityLimiter(1)
 
-        def submit(group: fanout.Group, numbers: tuple[int, ...]) -> None:
+        def submit(group, numbers):
             for number in numbers:
                 submitted.append(number)
                 group.start_soon(job, group, number)
 
-        async def job(group: fanout.Group, number: int) -> None:
+        async def job(group, number):
             began.append((number, found_by.get()))
             found_by.set(number)
             parents.update(dict.fromkeys(plan.jobs[number].first + plan.jobs[number].then, number))
@@ -252,12 +252,12 @@ def test_jobs_start_in_order_with_their_own_variables_while_tokens_come_and_go(p
             await trio.sleep(plan.jobs[number].seconds)
             submit(group, plan.jobs[number].then)
 
-        async def borrow() -> None:
+        async def borrow():
             await trio.sleep(2)
             async with limiter:
                 await trio.sleep(2)
 
-        async def change() -> None:
+        async def change():
             for delay, tokens in changes:
                 await trio.sleep(delay)
                 limiter.total_tokens = tokens

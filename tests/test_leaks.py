@@ -1,9 +1,6 @@
 """After any run nothing is left behind: no task, no token, no reference cycle."""
 
-from __future__ import annotations
-
 import functools
-from typing import Any
 
 import pytest
 import trio
@@ -20,7 +17,7 @@ class Thing:
     """Something that a weak reference can watch."""
 
 
-async def ends(kind: str, x: int) -> Thing:
+async def ends(kind, x):
     """An item whose run ends in the way that `kind` says, with some work before."""
     if x < 4:
         return Thing()
@@ -55,7 +52,7 @@ KINDS = [
 ]  # fmt: skip
 
 
-async def attempt(kind: str, policy: Any, make: Any, limit: Any) -> None:
+async def attempt(kind, policy, make, limit):
     """One run, and nothing kept of it."""
     fn = functools.partial(ends, kind)
     timeout = 5 if kind == "timeout" else None
@@ -70,7 +67,7 @@ async def attempt(kind: str, policy: Any, make: Any, limit: Any) -> None:
 @POLICIES
 @MAKES
 @pytest.mark.parametrize("kind", KINDS)
-async def test_no_reference_cycle_is_left(kind: str, make: Any, policy: Any, autojump_clock: Any) -> None:
+async def test_no_reference_cycle_is_left(kind, make, policy, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     await attempt(kind, policy, make, 3)  # what is made once and kept for ever is no leak
     for limit in (3, limiter):
@@ -78,8 +75,8 @@ async def test_no_reference_cycle_is_left(kind: str, make: Any, policy: Any, aut
             await attempt(kind, policy, make, limit)
 
 
-async def test_no_reference_cycle_is_left_by_do_and_fan_out(autojump_clock: Any) -> None:
-    async def once(kind: str) -> None:
+async def test_no_reference_cycle_is_left_by_do_and_fan_out(autojump_clock):
+    async def once(kind):
         fn = functools.partial(ends, kind)
         for run in (
             functools.partial(fanout.do, fn, range(8), limit=3),
@@ -97,20 +94,20 @@ async def test_no_reference_cycle_is_left_by_do_and_fan_out(autojump_clock: Any)
             await once(kind)
 
 
-async def test_no_reference_cycle_is_left_by_a_source_that_raises(autojump_clock: Any) -> None:
-    def source() -> Any:
+async def test_no_reference_cycle_is_left_by_a_source_that_raises(autojump_clock):
+    def source():
         yield from range(3)
         raise OSError
 
-    async def async_source() -> Any:
+    async def async_source():
         yield 1
         await trio.sleep(1)
         raise OSError
 
-    async def fail(x: int) -> None:
+    async def fail(x):
         raise ValueError
 
-    async def once() -> None:
+    async def once():
         for make in (source, async_source):
             for fn in (double, fail, trio.sleep):
                 for policy in ALL_POLICIES:
@@ -124,17 +121,17 @@ async def test_no_reference_cycle_is_left_by_a_source_that_raises(autojump_clock
         await once()
 
 
-async def test_no_reference_cycle_is_left_by_wrong_use() -> None:
+async def test_no_reference_cycle_is_left_by_wrong_use():
     limiter = trio.CapacityLimiter(1)
 
-    async def once() -> None:
+    async def once():
         for call in (
             functools.partial(fanout.map, 3, []),
             functools.partial(fanout.map, lambda x: 3, [1, 2]),
             functools.partial(fanout.map, double, [], limit=0),
         ):
             try:
-                await call()  # type: ignore[operator]
+                await call()
             except (TypeError, ValueError):
                 pass
         async with limiter:
@@ -177,21 +174,21 @@ async def test_no_reference_cycle_is_left_by_several_interrupts(where):
         await once()
 
 
-async def test_do_keeps_no_value_alive(autojump_clock: Any) -> None:
+async def test_do_keeps_no_value_alive(autojump_clock):
     alive = 0
     most = 0
 
     class Value:
-        def __init__(self) -> None:
+        def __init__(self):
             nonlocal alive, most
             alive += 1
             most = max(most, alive)
 
-        def __del__(self) -> None:
+        def __del__(self):
             nonlocal alive
             alive -= 1
 
-    async def fn(x: int) -> Value:
+    async def fn(x):
         value = Value()
         await trio.lowlevel.checkpoint()
         return value
@@ -203,7 +200,7 @@ async def test_do_keeps_no_value_alive(autojump_clock: Any) -> None:
 
 @MAKES
 @pytest.mark.parametrize("shared", [False, True])
-async def test_no_task_and_no_token_is_left(shared: bool, make: Any, autojump_clock: Any) -> None:
+async def test_no_task_and_no_token_is_left(shared, make, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     for kind in KINDS:
         for policy in ALL_POLICIES:
@@ -214,26 +211,26 @@ async def test_no_task_and_no_token_is_left(shared: bool, make: Any, autojump_cl
 @pytest.mark.parametrize("limit", [1, 3])
 @pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-async def test_only_the_items_that_run_are_alive(asynchronous: bool, shared: bool, limit: int) -> None:
+async def test_only_the_items_that_run_are_alive(asynchronous, shared, limit):
     alive = 0
     seen = []
 
     class Item:
-        def __init__(self) -> None:
+        def __init__(self):
             nonlocal alive
             alive += 1
 
-        def __del__(self) -> None:
+        def __del__(self):
             nonlocal alive
             alive -= 1
 
-    async def fn(item: Item) -> None:
+    async def fn(item):
         seen.append(alive)
         del item
         for _ in range(10):  # while this one lasts, items are read for all the others
             await trio.lowlevel.checkpoint()
 
-    items: Any = (Item() for _ in range(20))
+    items = (Item() for _ in range(20))
     if asynchronous:
         items = AsyncCountingSource(items)  # no async generator, which would keep the last item
     await fanout.do(fn, items, limit=trio.CapacityLimiter(limit) if shared else limit)

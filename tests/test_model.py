@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import outcome
 import pytest
@@ -14,7 +13,7 @@ from trio.testing import MockClock
 
 import trio_fanout as fanout
 from helpers import notes_of
-from model import Borrower, Item, Plan, Result, TieError, exact, simulate
+from model import Borrower, Item, Plan, TieError, exact, simulate
 
 
 class SourceError(Exception):
@@ -28,21 +27,21 @@ class CleanupError(Exception):
 class Sized:
     """An iterable, sync or async, of the items of a plan."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan):
         self.plan = plan
 
-    def __iter__(self) -> Any:
+    def __iter__(self):
         yield from enumerate(self.plan.items)
         if self.plan.source_error:
             raise SourceError
 
 
 class SizedSync(Sized):
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.plan.items)
 
 
-async def async_source(plan: Plan) -> Any:
+async def async_source(plan):
     assert plan.delays is not None
     for entry, delay in zip(enumerate(plan.items), plan.delays, strict=False):
         await trio.sleep(delay)
@@ -52,13 +51,13 @@ async def async_source(plan: Plan) -> Any:
         raise SourceError
 
 
-def source_of(plan: Plan) -> Any:
+def source_of(plan):
     if plan.delays is not None:
         return async_source(plan)
     return SizedSync(plan) if plan.sized else Sized(plan)
 
 
-def policy_of(plan: Plan) -> Any:
+def policy_of(plan):
     match plan.policy:
         case "fail_fast":
             return fanout.FailFast()
@@ -73,18 +72,18 @@ def policy_of(plan: Plan) -> Any:
 class Execution:
     """A plan, carried out."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan):
         self.plan = plan
         self.limiter = trio.CapacityLimiter(plan.limit)
-        self.began: dict[int, float] = {}
+        self.began = {}
         self.now = 0
         self.peak = 0
         self.kind = "returned"
-        self.value: Any = None
-        self.error: BaseException | None = None
+        self.value = None
+        self.error = None
         self.ended = 0.0
 
-    async def item(self, entry: tuple[int, Item]) -> str:
+    async def item(self, entry):
         index, item = entry
         assert index not in self.began
         self.began[index] = trio.current_time()
@@ -109,12 +108,12 @@ class Execution:
             raise KeyboardInterrupt
         return f"value {index}"
 
-    async def borrow(self, borrower: Borrower) -> None:
+    async def borrow(self, borrower):
         await trio.sleep_until(borrower.arrives)
         async with self.limiter:
             await trio.sleep(borrower.seconds)
 
-    async def main(self) -> None:
+    async def main(self):
         plan = self.plan
         async with trio.open_nursery() as nursery:
             for borrower in plan.borrowers:
@@ -130,13 +129,13 @@ class Execution:
                 self.ended = trio.current_time()
                 self.kind = "cancelled"
             assert self.now == 0
-            ours = [t for t in self.limiter.statistics().borrowers if t.name.startswith("map(")]  # type: ignore[attr-defined]
+            ours = [t for t in self.limiter.statistics().borrowers if t.name.startswith("map(")]
             assert ours == []
             assert trio.lowlevel.current_statistics().tasks_living <= tasks
             nursery.cancel_scope.cancel()
         assert self.limiter.borrowed_tokens == 0
 
-    async def call(self) -> None:
+    async def call(self):
         plan = self.plan
         limit = self.limiter if plan.shared else int(plan.limit) if plan.limit < math.inf else plan.limit
         try:
@@ -153,7 +152,7 @@ class Execution:
             self.kind = "interrupt"
 
 
-def carry_out(plan: Plan) -> Execution:
+def carry_out(plan):
     execution = Execution(plan)
     trio.run(execution.main, clock=MockClock(autojump_threshold=0))
     return execution
@@ -162,7 +161,7 @@ def carry_out(plan: Plan) -> Execution:
 FAILURES = {"error": ValueError, "cleanup": CleanupError, "timeout": trio.TooSlowError}
 
 
-def check(plan: Plan, expected: Result, execution: Execution) -> None:
+def check(plan, expected, execution):
     """Compare all that can be seen from outside with what the model says."""
     assert execution.kind == expected.kind
     assert execution.ended == expected.ended
@@ -177,10 +176,10 @@ def check(plan: Plan, expected: Result, execution: Execution) -> None:
         check_chain(expected, execution.error)
 
 
-def check_value(plan: Plan, expected: Result, value: Any) -> None:
+def check_value(plan, expected, value):
     values = {index: f"{how} {index}" for index, how in expected.values.items()}
     if plan.policy == "first_success":
-        assert value == values[expected.first]  # type: ignore[index]
+        assert value == values[expected.first]
     elif plan.policy == "settle":
         sized = plan.sized and plan.delays is None
         assert len(value) == (len(plan.items) if sized else expected.taken)
@@ -196,7 +195,7 @@ def check_value(plan: Plan, expected: Result, value: Any) -> None:
         assert value == [values[index] for index in range(len(plan.items))]
 
 
-def check_error(plan: Plan, expected: Result, error: Any) -> None:
+def check_error(plan, expected, error):
     kinds = {index: FAILURES[how] for index, how in sorted(expected.failures.items())}
     if plan.policy == "fail_fast":
         first = expected.raised
@@ -212,11 +211,11 @@ def check_error(plan: Plan, expected: Result, error: Any) -> None:
         assert error.total == len(expected.began)
 
 
-def line_of(index: int, kind: type[Exception]) -> str:
+def line_of(index, kind):
     return f"item {index} also failed: {kind.__name__}" + (f": {index}" if kind is not trio.TooSlowError else "")
 
 
-def check_chain(expected: Result, error: BaseException | None) -> None:
+def check_chain(expected, error):
     """Failures so far hang on what the source raised."""
     found = []
     while error is not None:
@@ -230,18 +229,18 @@ def check_chain(expected: Result, error: BaseException | None) -> None:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw):
     place = iter(range(1, 60))  # each time gets a fraction of its own: sums of them are exact and never meet
     seconds = st.integers(0, 9)
 
-    def time() -> float:
+    def time():
         return exact(draw(seconds), next(place))
 
     count = draw(st.integers(0, 9))
-    limit: float = draw(st.integers(1, 4))
+    limit = draw(st.integers(1, 4))
     policy = draw(st.sampled_from(["fail_fast", "collect", "settle", "first_success"]))
     outside = time() if draw(st.integers(0, 3)) == 0 else None
-    parameter: float | None = None
+    parameter = None
     if draw(st.booleans()):
         if policy == "collect":
             parameter = draw(st.integers(1, 3))
@@ -282,7 +281,7 @@ def plans(draw: st.DrawFn) -> Plan:
 @example(Plan((), 1))
 @example(Plan((Item(1.5, "error"), Item(2.25, "value", "error")), 2))
 @example(Plan((Item(1.5, "interrupt"), Item(2.25, "value", "error")), 2, "settle", outside=1.25))
-def test_a_random_run_does_what_the_model_says(plan: Plan) -> None:
+def test_a_random_run_does_what_the_model_says(plan):
     try:
         expected = simulate(plan)
     except TieError:
@@ -296,14 +295,14 @@ def test_a_random_run_does_what_the_model_says(plan: Plan) -> None:
 class Watch:
     """Items on a limiter whose `total_tokens` changes, with others in the same line."""
 
-    def __init__(self, limiter: trio.CapacityLimiter, durations: list[float]) -> None:
+    def __init__(self, limiter, durations):
         self.limiter = limiter
         self.durations = durations
-        self.began: list[int] = []
+        self.began = []
         self.now = 0
         self.changed = False  # since an item last finished
 
-    async def item(self, index: int) -> int:
+    async def item(self, index):
         self.began.append(index)
         self.now += 1
         assert self.limiter.borrowed_tokens <= self.limiter.total_tokens or self.changed
@@ -312,13 +311,13 @@ class Watch:
         self.changed = False
         return index
 
-    async def check(self) -> None:
+    async def check(self):
         """Once all is quiet: no token is free while an item waits, unless the last change is still to be noticed."""
         await trio.testing.wait_all_tasks_blocked()
         if not self.changed and len(self.began) < len(self.durations):
             assert self.limiter.available_tokens <= 0
 
-    async def change(self, changes: list[tuple[float, int]]) -> None:
+    async def change(self, changes):
         for when, tokens in changes:
             await trio.sleep_until(when)
             self.limiter.total_tokens = tokens
@@ -335,26 +334,26 @@ class Watch:
     others=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 9)), max_size=3),
     kind=st.sampled_from(["list", "iterator", "async"]),
 )
-def test_a_run_follows_the_tokens(durations: Any, tokens: int, changes: Any, others: Any, kind: str) -> None:
+def test_a_run_follows_the_tokens(durations, tokens, changes, others, kind):
     durations = [exact(seconds, place) for place, seconds in enumerate(durations, 1)]
     changes = sorted((exact(when, place), number) for place, (when, number) in enumerate(changes, 20))
 
-    async def source() -> Any:
+    async def source():
         for index in range(len(durations)):
             yield index
 
-    async def other(arrives: float, seconds: float) -> None:
+    async def other(arrives, seconds):
         await trio.sleep_until(arrives)
         async with limiter:
             await trio.sleep(seconds)
 
-    async def main() -> None:
+    async def main():
         nonlocal limiter
         limiter = trio.CapacityLimiter(1)
         limiter.total_tokens = tokens
         watch = Watch(limiter, durations)
 
-        async def look() -> None:
+        async def look():
             times = sorted({exact(when, 40) for when in range(60)})
             for time in times:
                 await trio.sleep_until(time)

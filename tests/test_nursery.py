@@ -1,9 +1,6 @@
 """The nursery that raises a single exception, never a group of its own, and chains of exceptions."""
 
-from __future__ import annotations
-
 import traceback
-from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -20,30 +17,28 @@ class open_nursery:  # noqa: N801  # stands where `trio.open_nursery` would
     `conclude` is given what the nursery would raise, or None, and returns what is to be raised.
     """
 
-    def __init__(
-        self, conclude: Callable[[BaseException | None], BaseException | None] = lambda leaving: leaving
-    ) -> None:
+    def __init__(self, conclude=lambda leaving: leaving):
         self.conclude = conclude
         self.nursery = SingleExceptionNursery()
 
     @property
-    def cancel_scope(self) -> trio.CancelScope:
+    def cancel_scope(self):
         return self.nursery.cancel_scope
 
-    async def __aenter__(self) -> open_nursery:
+    async def __aenter__(self):
         await self.nursery.open()
         return self
 
-    async def __aexit__(self, etype: object, exc: BaseException | None, tb: object) -> bool:
+    async def __aexit__(self, etype, exc, tb):
         try:
             return leave(self.conclude(await self.nursery.close(exc)), exc)
         finally:
             del exc, tb
 
-    def start_soon(self, fn: Callable[..., Awaitable[object]], *args: object) -> None:
+    def start_soon(self, fn, *args):
         self.nursery.start_soon(self.task, fn, *args)
 
-    async def task(self, fn: Callable[..., Awaitable[object]], *args: object) -> None:
+    async def task(self, fn, *args):
         try:
             await fn(*args)
         except BaseException as exc:
@@ -51,23 +46,23 @@ class open_nursery:  # noqa: N801  # stands where `trio.open_nursery` would
                 raise
 
 
-async def fail(exc: BaseException) -> None:
+async def fail(exc):
     await trio.lowlevel.checkpoint()
     raise exc
 
 
-async def fail_when_cancelled(exc: BaseException) -> None:
+async def fail_when_cancelled(exc):
     try:
         await trio.sleep_forever()
     finally:
         raise exc
 
 
-def printed(exc: BaseException) -> str:
+def printed(exc):
     return "".join(traceback.format_exception(exc))
 
 
-async def test_an_empty_block_leaves_nothing() -> None:
+async def test_an_empty_block_leaves_nothing():
     with nothing_left():
         async with open_nursery() as nursery:
             nursery.start_soon(trio.lowlevel.checkpoint)
@@ -75,7 +70,7 @@ async def test_an_empty_block_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("cls", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, StopAsyncIteration])
 @pytest.mark.parametrize("others", [0, 3])
-async def test_the_blocks_own_exception_leaves_bare(others: int, cls: type[BaseException]) -> None:
+async def test_the_blocks_own_exception_leaves_bare(others, cls):
     error = cls()
     with nothing_left(), pytest.raises(cls) as excinfo:
         async with open_nursery() as nursery:
@@ -89,7 +84,7 @@ async def test_the_blocks_own_exception_leaves_bare(others: int, cls: type[BaseE
 
 
 @pytest.mark.parametrize("cls", [ValueError, KeyboardInterrupt, SystemExit])
-async def test_a_tasks_exception_leaves_bare_and_cancels_the_rest(cls: type[BaseException]) -> None:
+async def test_a_tasks_exception_leaves_bare_and_cancels_the_rest(cls):
     error = cls()
     with nothing_left(), pytest.raises(cls) as excinfo:
         async with open_nursery() as nursery:
@@ -100,7 +95,7 @@ async def test_a_tasks_exception_leaves_bare_and_cancels_the_rest(cls: type[Base
     assert error.__context__ is None
 
 
-async def test_a_group_of_the_block_leaves_as_it_is() -> None:
+async def test_a_group_of_the_block_leaves_as_it_is():
     """Also where Trio copies it, to take the tasks' cancellations out."""
     error = ExceptionGroup("own", [ValueError(), ExceptionGroup("inner", [KeyError()])])
     with pytest.raises(ExceptionGroup) as excinfo:
@@ -112,7 +107,7 @@ async def test_a_group_of_the_block_leaves_as_it_is() -> None:
     assert error.__context__ is None
 
 
-async def test_a_group_of_a_task_is_not_wrapped_in_another() -> None:
+async def test_a_group_of_a_task_is_not_wrapped_in_another():
     members = [ValueError(), KeyError()]
     with pytest.raises(ExceptionGroup, match="own") as excinfo:
         async with open_nursery() as nursery:
@@ -121,7 +116,7 @@ async def test_a_group_of_a_task_is_not_wrapped_in_another() -> None:
     assert list(excinfo.value.exceptions) == members
 
 
-async def test_a_group_with_a_cancelled_in_it_gives_the_cancelled_to_trio_and_leaves_the_rest() -> None:
+async def test_a_group_with_a_cancelled_in_it_gives_the_cancelled_to_trio_and_leaves_the_rest():
     error = ValueError()
     with trio.CancelScope() as scope, pytest.raises(BaseExceptionGroup) as excinfo:
         async with open_nursery() as nursery:
@@ -136,7 +131,7 @@ async def test_a_group_with_a_cancelled_in_it_gives_the_cancelled_to_trio_and_le
     assert rest.exceptions == (error,)
 
 
-async def test_a_tasks_exception_is_chained_to_the_blocks_own() -> None:
+async def test_a_tasks_exception_is_chained_to_the_blocks_own():
     for block in (ValueError("block"), KeyboardInterrupt("block")):
         task = KeyError("task")
         with pytest.raises(type(block)) as excinfo:
@@ -149,7 +144,7 @@ async def test_a_tasks_exception_is_chained_to_the_blocks_own() -> None:
 
 
 @pytest.mark.parametrize("first", ["interrupt", "error"])
-async def test_what_is_no_exception_comes_first(first: str) -> None:
+async def test_what_is_no_exception_comes_first(first):
     interrupt, error = KeyboardInterrupt(), ValueError("chained")
     one, other = (interrupt, error) if first == "interrupt" else (error, interrupt)
     with nothing_left(), pytest.raises(KeyboardInterrupt) as excinfo:
@@ -161,7 +156,7 @@ async def test_what_is_no_exception_comes_first(first: str) -> None:
     assert "ValueError: chained" in printed(interrupt)
 
 
-async def test_a_tasks_interrupt_comes_before_the_blocks_error() -> None:
+async def test_a_tasks_interrupt_comes_before_the_blocks_error():
     interrupt, error = KeyboardInterrupt(), ValueError("chained")
     with pytest.raises(KeyboardInterrupt) as excinfo:
         async with open_nursery() as nursery:
@@ -172,7 +167,7 @@ async def test_a_tasks_interrupt_comes_before_the_blocks_error() -> None:
     assert "ValueError: chained" in printed(interrupt)
 
 
-async def test_of_two_tasks_exceptions_one_leaves_and_prints_the_other() -> None:
+async def test_of_two_tasks_exceptions_one_leaves_and_prints_the_other():
     first, second = ValueError("first"), KeyError("second")
     with pytest.raises(ValueError, match="first") as excinfo:
         async with open_nursery() as nursery:
@@ -185,10 +180,10 @@ async def test_of_two_tasks_exceptions_one_leaves_and_prints_the_other() -> None
 
 @pytest.mark.parametrize("tasks", [0, 1, 5])
 @pytest.mark.parametrize("block", ["waits", "ends"])
-async def test_a_cancellation_from_outside_reaches_its_scope(block: str, tasks: int) -> None:
+async def test_a_cancellation_from_outside_reaches_its_scope(block, tasks):
     leaving = []
 
-    def conclude(exc: BaseException | None) -> BaseException | None:
+    def conclude(exc):
         leaving.append(exc)
         return exc
 
@@ -206,7 +201,7 @@ async def test_a_cancellation_from_outside_reaches_its_scope(block: str, tasks: 
     assert [type(exc) for exc in leaving] == [trio.Cancelled if scope.cancelled_caught else type(None)]
 
 
-async def test_its_own_cancellation_stays_within() -> None:
+async def test_its_own_cancellation_stays_within():
     with nothing_left():
         async with open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
@@ -215,7 +210,7 @@ async def test_its_own_cancellation_stays_within() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-async def test_an_exception_outranks_a_cancellation_from_outside(error: type[BaseException]) -> None:
+async def test_an_exception_outranks_a_cancellation_from_outside(error):
     with trio.CancelScope() as scope, pytest.raises(error):
         async with open_nursery() as nursery:
             nursery.start_soon(fail_when_cancelled, error())
@@ -225,10 +220,10 @@ async def test_an_exception_outranks_a_cancellation_from_outside(error: type[Bas
     assert not scope.cancelled_caught
 
 
-async def test_conclude_is_called_once_all_tasks_have_ended() -> None:
+async def test_conclude_is_called_once_all_tasks_have_ended():
     ended = []
 
-    async def task() -> None:
+    async def task():
         try:
             await trio.sleep_forever()
         finally:
@@ -236,7 +231,7 @@ async def test_conclude_is_called_once_all_tasks_have_ended() -> None:
                 await wait_all_tasks_blocked()
             ended.append("task")
 
-    def conclude(exc: BaseException | None) -> BaseException | None:
+    def conclude(exc):
         ended.append(repr(exc))
         return exc
 
@@ -248,7 +243,7 @@ async def test_conclude_is_called_once_all_tasks_have_ended() -> None:
     assert ended == ["task", "ValueError('block')"]
 
 
-async def test_conclude_may_raise_another_in_its_place() -> None:
+async def test_conclude_may_raise_another_in_its_place():
     other = KeyError()
     other.__context__ = context = OSError()
     for block in (None, ValueError()):
@@ -260,22 +255,22 @@ async def test_conclude_may_raise_another_in_its_place() -> None:
         assert other.__context__ is context
 
 
-async def test_conclude_may_suppress() -> None:
+async def test_conclude_may_suppress():
     async with open_nursery(lambda _: None) as nursery:
         nursery.start_soon(fail, ValueError())
         await trio.sleep_forever()
 
 
 @pytest.mark.parametrize("where", ["block", "task", "both", "conclude", "cancelled"])
-async def test_no_reference_cycle_is_left(where: str) -> None:
-    async def clean_up_badly() -> None:
+async def test_no_reference_cycle_is_left(where):
+    async def clean_up_badly():
         try:
             await trio.sleep_forever()
         finally:
             raise ValueError
 
-    async def once() -> None:
-        def conclude(leaving: BaseException | None) -> BaseException | None:
+    async def once():
+        def conclude(leaving):
             return KeyError() if where == "conclude" else leaving
 
         with trio.CancelScope() as scope:
@@ -302,7 +297,7 @@ async def test_no_reference_cycle_is_left(where: str) -> None:
 # Chains of exceptions
 
 
-def test_raise_unchanged_keeps_the_context() -> None:
+def test_raise_unchanged_keeps_the_context():
     error = FrozenError(1)
     with pytest.raises(FrozenError) as excinfo:
         try:
@@ -313,7 +308,7 @@ def test_raise_unchanged_keeps_the_context() -> None:
     assert error.__context__ is None
 
 
-def test_chain_prints_the_earlier_one_before_all_the_rest() -> None:
+def test_chain_prints_the_earlier_one_before_all_the_rest():
     first, cause, error = OSError("first"), KeyError("cause"), ValueError("error")
     error.__cause__ = cause
     chain(error, first)
@@ -322,7 +317,7 @@ def test_chain_prints_the_earlier_one_before_all_the_rest() -> None:
     assert chain_of(error) == [error, cause, first]
 
 
-def test_chain_overrides_from_none() -> None:
+def test_chain_overrides_from_none():
     hidden, error, first = KeyError("hidden"), ValueError("error"), OSError("first")
     error.__context__ = hidden
     error.__suppress_context__ = True
@@ -331,7 +326,7 @@ def test_chain_overrides_from_none() -> None:
     assert "hidden" not in printed(error)
 
 
-def test_chain_does_nothing_where_it_is_there_already() -> None:
+def test_chain_does_nothing_where_it_is_there_already():
     first, error = OSError("first"), ValueError("error")
     chain(error, first)
     chain(error, first)
@@ -339,7 +334,7 @@ def test_chain_does_nothing_where_it_is_there_already() -> None:
     assert chain_of(error) == [error, first]
 
 
-def test_chain_lets_no_loop_arise() -> None:
+def test_chain_lets_no_loop_arise():
     """Tasks cancelled while `error` was handled have it as the context of their Cancelled, in groups too."""
     error, cleanup = ValueError("error"), KeyError("clean-up")
     cleanup.__context__ = cleanup.__cause__ = OSError("out of the cancellation")
@@ -350,7 +345,7 @@ def test_chain_lets_no_loop_arise() -> None:
     assert cleanup.__context__.__context__ is None
 
 
-def test_chain_ends_where_exceptions_form_a_loop_already() -> None:
+def test_chain_ends_where_exceptions_form_a_loop_already():
     one, other, error = OSError(), KeyError(), ValueError()
     one.__context__, other.__context__ = other, one
     chain(error, one)
@@ -358,14 +353,14 @@ def test_chain_ends_where_exceptions_form_a_loop_already() -> None:
     one.__context__ = None
 
 
-def test_chain_of_ends_where_exceptions_form_a_loop() -> None:
+def test_chain_of_ends_where_exceptions_form_a_loop():
     one, other = ValueError(), KeyError()
     one.__context__, other.__context__ = other, one
     assert chain_of(one) == [one, other]
     one.__context__ = None
 
 
-def test_set_context_works_on_frozen_exceptions() -> None:
+def test_set_context_works_on_frozen_exceptions():
     error, context = FrozenError(1), OSError()
     set_context(error, context)
     assert error.__context__ is context

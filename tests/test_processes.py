@@ -1,7 +1,5 @@
 """`in_process`: CPU-bound functions in worker processes."""
 
-from __future__ import annotations
-
 import contextvars
 import functools
 import multiprocessing
@@ -26,7 +24,7 @@ trio_parallel = pytest.importorskip("trio_parallel", reason="needs the extra `pr
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="processes are not killed by signals there")
 
-tint: contextvars.ContextVar[str] = contextvars.ContextVar("tint", default="none")
+tint = contextvars.ContextVar("tint", default="none")
 
 
 class StubbornError(Exception):

@@ -52,7 +52,7 @@ class Course:
     most_out: int = field(default=0, compare=False)
 
 
-def play(story: Story) -> Course:
+def play(story):
     """The model."""
     course = Course()
     fail_fast, settle = isinstance(story.policy, fanout.FailFast), isinstance(story.policy, fanout.Settle)
@@ -60,10 +60,10 @@ def play(story: Story) -> Course:
     window = story.limit + (story.limit if story.buffer is None else story.buffer)
     now = 0.0
     out = due = taken = 0
-    running: dict[int, float] = {}
-    failures: list[int] = []
-    finished: dict[int, Any] = {}  # not yet ready, None where there is no result
-    ready: list[tuple[int, Any]] = []
+    running = {}
+    failures = []
+    finished = {}  # not yet ready, None where there is no result
+    ready = []
     reader_comes = 0.0
     stopped = False
 
@@ -122,12 +122,12 @@ def play(story: Story) -> Course:
             finished.clear()
 
 
-def perform(story: Story) -> Course:
+def perform(story):
     """The real thing."""
     course = Course()
     out = 0
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         nonlocal out
         course.started.append((trio.current_time(), x))
         await trio.sleep(story.durations[x])
@@ -136,31 +136,31 @@ def perform(story: Story) -> Course:
                 out -= 1
             raise ItemError(x)
 
-    def items() -> Any:
+    def items():
         nonlocal out
         for x in range(len(story.durations)):
             out += 1
             course.most_out = max(course.most_out, out)
             yield x
 
-    async def async_items() -> Any:
+    async def async_items():
         for x in items():
             yield x
 
     class Sized:
-        def __len__(self) -> int:
+        def __len__(self):
             return len(story.durations)
 
-        def __iter__(self) -> Any:
+        def __iter__(self):
             return items()
 
-    async def stop(results: Any) -> None:
+    async def stop(results):
         await trio.sleep_until(story.stop_at)
         results.stop()
 
-    async def main() -> None:
+    async def main():
         nonlocal out
-        limit: Any = trio.CapacityLimiter(story.limit) if story.shared else story.limit
+        limit = trio.CapacityLimiter(story.limit) if story.shared else story.limit
         source = {"list": Sized, "iterator": items, "async": async_items}[story.make]()
         async with trio.open_nursery() as nursery:
             try:
@@ -192,7 +192,7 @@ def perform(story: Story) -> Course:
                 assert limit.borrowed_tokens == 0
             nursery.cancel_scope.cancel()
 
-    async def measured() -> None:
+    async def measured():
         nonlocal alone
         alone = trio.lowlevel.current_statistics().tasks_living
         await main()
@@ -203,7 +203,7 @@ def perform(story: Story) -> Course:
 
 
 @st.composite
-def stories(draw: st.DrawFn) -> Story:
+def stories(draw):
     count = draw(st.integers(0, 9))
     leave_after = draw(st.sampled_from([math.inf, math.inf, 1, 2, 4]))
     policies = [fanout.FailFast(), fanout.Collect(), fanout.Collect(max_failures=2), fanout.Settle()]
@@ -227,7 +227,7 @@ def stories(draw: st.DrawFn) -> Story:
 
 
 @given(stories())
-def test_a_stream_does_what_the_model_does(story: Story) -> None:
+def test_a_stream_does_what_the_model_does(story):
     real, model = perform(story), play(story)
     assert real == model
     window = story.limit + (story.limit if story.buffer is None else story.buffer)

@@ -1,10 +1,7 @@
 """`stream`: how many items may be out, which makes a slow reader slow the workers down, and keeps memory flat."""
 
-from __future__ import annotations
-
 import math
 import sys
-from typing import Any
 
 import pytest
 import trio
@@ -22,14 +19,14 @@ SHARED = pytest.mark.parametrize("shared", [False, True], ids=["private", "share
 class WrongLength:
     """An iterable that errs about how many items it has."""
 
-    def __init__(self, items: Any, length: int) -> None:
+    def __init__(self, items, length):
         self._items = items
         self._length = length
 
-    def __len__(self) -> int:
+    def __len__(self):
         return self._length
 
-    def __iter__(self) -> Any:
+    def __iter__(self):
         return iter(self._items)
 
 
@@ -37,7 +34,7 @@ class Odd(Exception):
     pass
 
 
-async def fail_odd(x: int) -> int:
+async def fail_odd(x):
     await trio.lowlevel.checkpoint()
     if x % 2:
         raise Odd
@@ -53,13 +50,11 @@ async def fail_odd(x: int) -> int:
 @pytest.mark.parametrize("fn", [double, double_at_once])
 @pytest.mark.parametrize("limit", [1, 2, 5])
 @pytest.mark.parametrize("buffer", [None, 0, 1, 7])
-async def test_limit_and_buffer_bound_what_is_taken_and_not_handed_over(
-    buffer: int | None, limit: int, fn: Any, shared: bool, cls: Any, ordered: bool
-) -> None:
+async def test_limit_and_buffer_bound_what_is_taken_and_not_handed_over(buffer, limit, fn, shared, cls, ordered):
     """And nothing less: with nobody reading, the window fills."""
     source = cls(range(1000))
     window = limit + (limit if buffer is None else buffer)
-    limiter: Any = trio.CapacityLimiter(limit) if shared else limit
+    limiter = trio.CapacityLimiter(limit) if shared else limit
     with nothing_left():
         async with fanout.stream(fn, source, limit=limiter, ordered=ordered, buffer=buffer) as results:
             for handed_over in range(12):
@@ -73,7 +68,7 @@ async def test_limit_and_buffer_bound_what_is_taken_and_not_handed_over(
 
 @ORDERED
 @SOURCES
-async def test_an_endless_buffer_lets_all_items_run(cls: Any, ordered: bool) -> None:
+async def test_an_endless_buffer_lets_all_items_run(cls, ordered):
     source = cls(range(1000))
     async with fanout.stream(double, source, limit=2, buffer=math.inf, ordered=ordered) as results:
         await wait_all_tasks_blocked()
@@ -82,10 +77,10 @@ async def test_an_endless_buffer_lets_all_items_run(cls: Any, ordered: bool) -> 
 
 
 @SOURCES
-async def test_an_endless_limit_lets_all_items_run(cls: Any) -> None:
+async def test_an_endless_limit_lets_all_items_run(cls):
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep_forever()
 
@@ -95,10 +90,10 @@ async def test_an_endless_limit_lets_all_items_run(cls: Any) -> None:
 
 
 @SOURCES
-async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(cls: Any) -> None:
+async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(cls):
     event = trio.Event()
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         if x == 0:
             await event.wait()
         return x
@@ -115,10 +110,10 @@ async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(cls:
 @ORDERED
 @SHARED
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_failed_items_under_collect_leave_the_window(limit: int, shared: bool, ordered: bool, cls: Any) -> None:
+async def test_failed_items_under_collect_leave_the_window(limit, shared, ordered, cls):
     """They are never handed over: it would fill for ever."""
     source = cls(range(100))
-    limiter: Any = trio.CapacityLimiter(limit) if shared else limit
+    limiter = trio.CapacityLimiter(limit) if shared else limit
     async with fanout.stream(
         fail_odd, source, limit=limiter, buffer=2, policy=fanout.Collect(), ordered=ordered
     ) as results:
@@ -134,8 +129,8 @@ async def test_failed_items_under_collect_leave_the_window(limit: int, shared: b
 
 
 @SOURCES
-async def test_failed_items_leave_the_window_where_nobody_reads(cls: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_failed_items_leave_the_window_where_nobody_reads(cls):
+    async def fn(x):
         await trio.lowlevel.checkpoint()
         raise Odd
 
@@ -147,7 +142,7 @@ async def test_failed_items_leave_the_window_where_nobody_reads(cls: Any) -> Non
 
 
 @SOURCES
-async def test_failed_items_under_settle_are_results_and_fill_the_window(cls: Any) -> None:
+async def test_failed_items_under_settle_are_results_and_fill_the_window(cls):
     source = cls(range(50))
     async with fanout.stream(fail_odd, source, limit=2, buffer=2, policy=fanout.Settle()) as results:
         for handed_over in range(10):
@@ -163,12 +158,10 @@ async def test_failed_items_under_settle_are_results_and_fill_the_window(cls: An
 @SHARED
 @ORDERED
 @pytest.mark.parametrize("buffer", [0, 1, 2, 7])
-async def test_a_slow_reader_reaches_the_end(
-    buffer: int, ordered: bool, shared: bool, make: Any, autojump_clock: Any
-) -> None:
+async def test_a_slow_reader_reaches_the_end(buffer, ordered, shared, make, autojump_clock):
     """All workers may idle on a full window when the last item has been taken."""
     for count in range(8):
-        limit: Any = trio.CapacityLimiter(2) if shared else 2
+        limit = trio.CapacityLimiter(2) if shared else 2
         got = []
         with trio.fail_after(100), nothing_left():
             async with fanout.stream(
@@ -182,7 +175,7 @@ async def test_a_slow_reader_reaches_the_end(
 
 @pytest.mark.parametrize("length", [0, 2, 5, 6, 99])
 @pytest.mark.parametrize("buffer", [0, 1, 20])
-async def test_a_wrong_length_loses_nothing_and_hangs_nothing(buffer: int, length: int, autojump_clock: Any) -> None:
+async def test_a_wrong_length_loses_nothing_and_hangs_nothing(buffer, length, autojump_clock):
     got = []
     with trio.fail_after(100):
         async with fanout.stream(double, WrongLength(range(5), length), limit=2, buffer=buffer) as results:
@@ -192,7 +185,7 @@ async def test_a_wrong_length_loses_nothing_and_hangs_nothing(buffer: int, lengt
     assert got == list(range(5))
 
 
-async def test_a_list_that_grows_is_taken_to_its_end(autojump_clock: Any) -> None:
+async def test_a_list_that_grows_is_taken_to_its_end(autojump_clock):
     items = [0, 1, 2]
     async with fanout.stream(double, items, limit=1, buffer=0) as results:
         async for index, _, _ in results:
@@ -202,10 +195,10 @@ async def test_a_list_that_grows_is_taken_to_its_end(autojump_clock: Any) -> Non
     assert len(items) == 8
 
 
-async def test_three_items_need_three_workers_however_slow_the_reader(autojump_clock: Any) -> None:
+async def test_three_items_need_three_workers_however_slow_the_reader(autojump_clock):
     most = 0
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         nonlocal most
         await trio.sleep(1)
         most = max(most, workers("stream(fn)") - 1)  # the task that drives them has a name like theirs
@@ -221,11 +214,11 @@ async def test_three_items_need_three_workers_however_slow_the_reader(autojump_c
 
 @ORDERED
 @SOURCES
-async def test_a_slow_reader_slows_the_workers_down(cls: Any, ordered: bool, autojump_clock: Any) -> None:
+async def test_a_slow_reader_slows_the_workers_down(cls, ordered, autojump_clock):
     """With room for two, an item is started as one is handed over."""
     started = []
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         started.append(trio.current_time())
         await trio.sleep(1)
 
@@ -237,17 +230,17 @@ async def test_a_slow_reader_slows_the_workers_down(cls: Any, ordered: bool, aut
 
 
 @SOURCES
-async def test_workers_idle_no_longer_than_they_have_to(cls: Any, autojump_clock: Any) -> None:
+async def test_workers_idle_no_longer_than_they_have_to(cls, autojump_clock):
     async with fanout.stream(trio.sleep, cls([2] * 9), limit=3, buffer=0) as results:
         times = [trio.current_time() async for _ in results]
     assert times == [2] * 3 + [4] * 3 + [6] * 3
 
 
 @SOURCES
-async def test_a_reader_that_comes_back_to_many_results_sets_all_workers_off(cls: Any, autojump_clock: Any) -> None:
+async def test_a_reader_that_comes_back_to_many_results_sets_all_workers_off(cls, autojump_clock):
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep(1)
 
@@ -264,13 +257,11 @@ async def test_a_reader_that_comes_back_to_many_results_sets_all_workers_off(cls
 
 @SOURCES
 @pytest.mark.parametrize("buffer", [0, 3])
-async def test_on_a_limiter_without_tokens_the_window_is_one_and_the_buffer(
-    cls: Any, buffer: int, autojump_clock: Any
-) -> None:
+async def test_on_a_limiter_without_tokens_the_window_is_one_and_the_buffer(cls, buffer, autojump_clock):
     limiter = trio.CapacityLimiter(0)
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         gauge.began.append(x)
 
     source = cls(range(100))
@@ -299,12 +290,12 @@ async def test_on_a_limiter_without_tokens_the_window_is_one_and_the_buffer(
 
 @SOURCES
 @ORDERED
-async def test_the_window_follows_the_tokens(ordered: bool, cls: Any, autojump_clock: Any) -> None:
+async def test_the_window_follows_the_tokens(ordered, cls, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     source = cls(range(1000))
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep(1)
 
@@ -322,11 +313,11 @@ async def test_the_window_follows_the_tokens(ordered: bool, cls: Any, autojump_c
 
 
 @SOURCES
-async def test_a_paused_stream_goes_on_and_ends(cls: Any, autojump_clock: Any) -> None:
+async def test_a_paused_stream_goes_on_and_ends(cls, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     got = []
 
-    async def pause() -> None:
+    async def pause():
         for tokens in (0, 2, 0, 1):
             await trio.sleep(2.5)
             limiter.total_tokens = tokens
@@ -341,7 +332,7 @@ async def test_a_paused_stream_goes_on_and_ends(cls: Any, autojump_clock: Any) -
 
 
 @MAKES
-async def test_a_stream_whose_items_are_done_ends_whoever_holds_the_tokens(make: Any) -> None:
+async def test_a_stream_whose_items_are_done_ends_whoever_holds_the_tokens(make):
     limiter = trio.CapacityLimiter(1)
     async with fanout.stream(double, make(range(3)), limit=limiter, buffer=9) as results:
         await wait_all_tasks_blocked()
@@ -350,7 +341,7 @@ async def test_a_stream_whose_items_are_done_ends_whoever_holds_the_tokens(make:
     limiter.release_on_behalf_of("somebody")
 
 
-async def test_results_wait_for_no_token() -> None:
+async def test_results_wait_for_no_token():
     """Where the reader is slow, its results take no token from others."""
     limiter = trio.CapacityLimiter(2)
     async with fanout.stream(double, range(100), limit=limiter):
@@ -360,16 +351,16 @@ async def test_results_wait_for_no_token() -> None:
 
 
 @SOURCES
-async def test_two_streams_on_one_limiter_get_along(cls: Any, autojump_clock: Any) -> None:
+async def test_two_streams_on_one_limiter_get_along(cls, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     gauge = Gauge()
-    got: dict[str, list[int]] = {"a": [], "b": []}
+    got = {"a": [], "b": []}
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep(1)
 
-    async def read(name: str, pause: float) -> None:
+    async def read(name, pause):
         async with fanout.stream(fn, cls(range(20)), limit=limiter, buffer=1) as results:
             async for index, _, _ in results:
                 got[name].append(index)
@@ -388,20 +379,20 @@ async def test_two_streams_on_one_limiter_get_along(cls: Any, autojump_clock: An
 
 @ORDERED
 @SOURCES
-async def test_items_and_values_live_no_longer_than_they_are_out(cls: Any, ordered: bool) -> None:
+async def test_items_and_values_live_no_longer_than_they_are_out(cls, ordered):
     alive = most = 0
 
     class Thing:
-        def __init__(self) -> None:
+        def __init__(self):
             nonlocal alive, most
             alive += 1
             most = max(most, alive)
 
-        def __del__(self) -> None:
+        def __del__(self):
             nonlocal alive
             alive -= 1
 
-    async def fn(x: Thing) -> Thing:
+    async def fn(x):
         await trio.lowlevel.checkpoint()
         return Thing()
 
@@ -416,7 +407,7 @@ async def test_items_and_values_live_no_longer_than_they_are_out(cls: Any, order
 
 @pytest.mark.slow
 @ORDERED
-async def test_an_endless_source_takes_no_more_memory_than_a_short_one(ordered: bool) -> None:
+async def test_an_endless_source_takes_no_more_memory_than_a_short_one(ordered):
     async with fanout.stream(double_at_once, iter(int, 1), limit=4, ordered=ordered) as results:
         async for index, _, _ in results:
             if index == 1000:
