@@ -3,7 +3,10 @@
 import os
 import signal
 
+import pytest
 from hypothesis import settings
+
+from helpers import AsyncCountingSource, CountingSource, aiter_of
 
 # No deadline: a slow moment of the machine is not a failure. In CI the same examples every time: what a random search
 # finds should turn up on somebody's own machine, not in an unrelated change.
@@ -22,3 +25,27 @@ for name in ("SIGHUP", "SIGINT", "SIGQUIT"):
     number = getattr(signal, name, None)
     if number is not None and signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if name == "SIGINT" else lambda *_: None)
+
+# What a test asks for by these names, it is run with each of.
+
+
+@pytest.fixture(params=[list, iter, aiter_of])
+def make(request):
+    """Makes a source of the items it is given: one with a length, an iterator, an async generator."""
+    return request.param
+
+
+@pytest.fixture(params=[CountingSource, AsyncCountingSource], ids=["sync", "async"])
+def source_class(request):
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["private", "shared"])
+def shared(request):
+    """Whether the limit is a limiter that others use as well; see `helpers.limit_of`."""
+    return request.param
+
+
+@pytest.fixture(params=[True, False], ids=["ordered", "unordered"])
+def ordered(request):
+    return request.param

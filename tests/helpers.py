@@ -1,16 +1,36 @@
 """What several test modules share."""
 
 import gc
+import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import pytest
 import trio
 
 import trio_fanout as fanout
 
 ALL_POLICIES = [fanout.FailFast(), fanout.Collect(), fanout.Settle(), fanout.FirstSuccess()]
 """An instance of each policy, for what must be the same under all of them."""
+
+POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
+"""The policies of `map` and `fan_out`."""
+
+GROUP_POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES[:3], ids=str)
+"""The policies of groups, graphs and streams."""
+
+DO_POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES[:2], ids=str)
+"""The policies of `do`: those that raise failures."""
+
+LIMITS = pytest.mark.parametrize("limit", [1, 3, math.inf, "shared 1", "shared 3"])
+
+
+def limit_of(limit, shared=False):
+    """`limit`, or a limiter with so many tokens: if `shared`, or if `limit` is, say, ``"shared 3"``."""
+    if isinstance(limit, str):
+        return trio.CapacityLimiter(int(limit.removeprefix("shared ")))
+    return trio.CapacityLimiter(limit) if shared else limit
 
 
 async def double(x):
@@ -22,6 +42,9 @@ async def double(x):
 async def double_at_once(x):
     """An item that never waits."""
     return x * 2
+
+
+FUNCTIONS = pytest.mark.parametrize("fn", [double, double_at_once])
 
 
 @dataclass(frozen=True)

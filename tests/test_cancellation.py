@@ -8,23 +8,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, Gauge, aiter_of, leaves, nothing_left, workers
-
-POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
-SHARED = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
-
-
-def limit_of(limit, shared):
-    return trio.CapacityLimiter(limit) if shared else limit
-
+from helpers import DO_POLICIES, POLICIES, Gauge, leaves, limit_of, nothing_left, workers
 
 # Cancellation from outside
 
 
 @POLICIES
-@MAKES
-@SHARED
 async def test_cancellation_from_outside_is_prompt_and_propagates(shared, make, policy, autojump_clock):
     gauge = Gauge()
 
@@ -72,8 +61,7 @@ async def test_cancellation_is_not_lost_though_every_item_ends_well(policy, auto
     assert scope.cancelled_caught
 
 
-@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect()], ids=str)
-@MAKES
+@DO_POLICIES
 async def test_failures_outrank_a_cancellation(policy, make, autojump_clock):
     """A time-out never hides the error behind it."""
 
@@ -161,8 +149,6 @@ async def test_cancellation_while_first_success_cleans_up_is_not_lost(autojump_c
 
 
 @pytest.mark.parametrize("policy", [fanout.Settle(), fanout.FirstSuccess()], ids=str)
-@MAKES
-@SHARED
 @pytest.mark.parametrize("count", [1, 2, 9])
 async def test_a_cancellation_that_items_turned_into_failures_propagates(count, shared, make, policy, autojump_clock):
     async def fn(x):
@@ -180,8 +166,6 @@ async def test_a_cancellation_that_items_turned_into_failures_propagates(count, 
 
 
 @pytest.mark.parametrize("policy", [fanout.Collect(), fanout.Settle(), fanout.Settle(move_on_after=3)], ids=str)
-@MAKES
-@SHARED
 async def test_no_item_is_started_after_one_that_failed_out_of_the_cancellation(shared, make, policy, autojump_clock):
     began = []
 
@@ -215,7 +199,6 @@ async def test_no_item_is_started_after_an_interrupt(autojump_clock):
 
 
 @POLICIES
-@MAKES
 async def test_an_item_that_cancels_the_callers_scope(policy, make):
     with trio.CancelScope() as scope:
 
@@ -293,8 +276,6 @@ KINDS = pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Generato
 
 
 @POLICIES
-@MAKES
-@SHARED
 @KINDS
 async def test_what_is_no_exception_cancels_the_run_and_propagates_bare(kind, shared, make, policy, autojump_clock):
     error = kind("stop")
@@ -330,7 +311,6 @@ async def test_it_propagates_bare_from_do_and_fan_out_too(kind, policy):
 
 
 @POLICIES
-@MAKES
 @KINDS
 async def test_it_propagates_bare_with_a_cancellation_from_outside(kind, make, policy, autojump_clock):
     """As one exception out of a nursery that holds Cancelled as well, and failures."""
@@ -420,7 +400,6 @@ async def test_an_exit_that_is_frozen_propagates(autojump_clock):
 
 
 @POLICIES
-@MAKES
 def test_sigint_in_an_item_propagates_bare(policy, make):
     async def fn(x):
         if x == 1:
@@ -436,8 +415,6 @@ def test_sigint_in_an_item_propagates_bare(policy, make):
 
 
 @POLICIES
-@MAKES
-@SHARED
 def test_sigint_while_the_caller_waits_propagates_bare(policy, make, shared):
     """It reaches the main task, which waits inside of the call."""
 

@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import aiter_of
+from helpers import aiter_of, limit_of
 
 var = contextvars.ContextVar("var")
 other = contextvars.ContextVar("other")
@@ -15,14 +15,10 @@ other = contextvars.ContextVar("other")
 CASES = [
     pytest.param(make, limit, waits, id=f"{make.__name__}-{limit}-{'waits' if waits else 'at once'}")
     for make in (list, iter, aiter_of)
-    for limit in (1, 3, "shared")
+    for limit in (1, 3, "shared 2")
     for waits in (False, True)
 ]
 EVERYWHERE = pytest.mark.parametrize(("make", "limit", "waits"), CASES)
-
-
-def limit_of(limit):
-    return trio.CapacityLimiter(2) if limit == "shared" else limit
 
 
 class Odd:
@@ -177,7 +173,7 @@ async def test_many_variables_are_looked_at(autojump_clock):
 
 
 @pytest.mark.parametrize("how", ["failure", "timeout"])
-@pytest.mark.parametrize("limit", [1, "shared"])
+@pytest.mark.parametrize("limit", [1, "shared 2"])
 async def test_a_failed_item_leaves_no_mark_either(limit, how, autojump_clock):
     async def fn(x):
         before = var.get(None)

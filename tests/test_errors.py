@@ -19,7 +19,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import FrozenError, double, leaves, notes_of
+from helpers import DO_POLICIES, FrozenError, double, leaves, notes_of
 from trio_fanout import _errors
 
 ERRORS = {
@@ -383,7 +383,7 @@ async def test_an_object_that_many_items_raise_has_ten_notes_and_a_count():
     assert notes_of(shared) == [*(f"item {x}" for x in range(10)), "and 990 more"]
 
 
-@pytest.mark.parametrize("policy", [fanout.Collect(), fanout.FailFast()], ids=["Collect", "FailFast"])
+@DO_POLICIES
 async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(policy):
     """It has those of the last run, beside what others wrote."""
     shared = ValueError()
@@ -399,7 +399,7 @@ async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(
         assert notes_of(shared) == ["by hand", f"item {index}"]
 
 
-@pytest.mark.parametrize("policy", [fanout.Collect(), fanout.FailFast()], ids=["Collect", "FailFast"])
+@DO_POLICIES
 async def test_what_comes_through_nested_runs_has_a_note_of_each(policy):
     async def nested(depth):
         if not depth:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import aiter_of, busy
+from helpers import busy, limit_of
 
 
 class Ticker:
@@ -27,15 +27,9 @@ class Ticker:
             await trio.lowlevel.checkpoint()
 
 
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
-LIMITS = pytest.mark.parametrize("limit", [1, 40, "shared"])
+LIMITS = pytest.mark.parametrize("limit", [1, 40, "shared 40"])
 
 
-def limit_of(limit):
-    return trio.CapacityLimiter(40) if limit == "shared" else limit
-
-
-@MAKES
 @LIMITS
 @pytest.mark.parametrize(
     ("milliseconds", "count", "most"),
@@ -61,7 +55,6 @@ async def test_items_that_never_wait_let_other_tasks_in(milliseconds, count, mos
     assert ticker.most <= most
 
 
-@pytest.mark.parametrize("shared", [False, True])
 async def test_failures_let_other_tasks_in_as_well(shared):
     ticker = Ticker()
 
@@ -73,7 +66,7 @@ async def test_failures_let_other_tasks_in_as_well(shared):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ticker.run)
         await trio.lowlevel.checkpoint()
-        await fanout.map(fn, range(40), limit=limit_of("shared" if shared else 40), policy=fanout.Settle())
+        await fanout.map(fn, range(40), limit=limit_of(40, shared), policy=fanout.Settle())
         nursery.cancel_scope.cancel()
     assert ticker.most <= 12
 
@@ -99,7 +92,6 @@ async def test_a_slow_source_lets_other_tasks_in():
     assert ticker.most <= 12
 
 
-@MAKES
 @LIMITS
 @pytest.mark.parametrize("by", ["item", "another task"])
 async def test_items_that_never_wait_notice_a_cancellation(by, limit, make):

@@ -14,20 +14,22 @@ from outcome import Error, Value
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import Gauge, busy, leaves, no_cycles, notes_of, nothing_left, task_names
+from helpers import (
+    DO_POLICIES,
+    GROUP_POLICIES,
+    LIMITS,
+    Gauge,
+    busy,
+    leaves,
+    limit_of,
+    no_cycles,
+    notes_of,
+    nothing_left,
+    task_names,
+)
 from trio_fanout import Step
 
 var = contextvars.ContextVar("var")
-
-POLICIES = pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()], ids=str)
-LIMITS = pytest.mark.parametrize("limit", [1, 3, math.inf, "shared 1", "shared 3"])
-SHARED = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
-
-
-def limit_of(limit, shared=False):
-    if isinstance(limit, str):
-        return trio.CapacityLimiter(int(limit[-1]))
-    return trio.CapacityLimiter(limit) if shared else limit
 
 
 class Steps:
@@ -108,8 +110,7 @@ async def test_a_mapping_changed_by_a_step_is_not_looked_at_again():
     assert await fanout.run_graph(steps, limit=1) == {"a": None, "b": (None,)}
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 async def test_an_empty_graph_is_a_checkpoint(shared, policy):
     limiter = trio.CapacityLimiter(0)
     with assert_checkpoints():
@@ -120,7 +121,7 @@ async def test_an_empty_graph_is_a_checkpoint(shared, policy):
     assert scope.cancelled_caught
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_steps_that_never_wait_are_a_checkpoint(policy):
     with assert_checkpoints():
         await fanout.run_graph({"a": Step(same), "b": Step(same, needs=("a",))}, policy=policy)
@@ -197,7 +198,6 @@ async def test_never_more_steps_run_than_the_limit(limit, autojump_clock):
     assert trio.current_time() == 1 + math.ceil(7 / most)
 
 
-@SHARED
 async def test_the_order_is_that_of_the_mapping_when_more_are_ready_than_tokens(shared, step, autojump_clock):
     await fanout.run_graph(
         {
@@ -215,7 +215,6 @@ async def test_the_order_is_that_of_the_mapping_when_more_are_ready_than_tokens(
     assert trio.current_time() == 7
 
 
-@SHARED
 async def test_of_those_made_ready_together_the_first_in_the_mapping_starts_first(shared, step, autojump_clock):
     names = [7, 3, 9, 1, 5, 8]
     graph = {name: step(name, 1, ["root"]) for name in names}
@@ -321,7 +320,6 @@ async def test_variables_of_a_step_are_its_own(limit):
 # FailFast
 
 
-@SHARED
 async def test_fail_fast_raises_the_failure_bare_and_starts_nothing_more(shared, step, autojump_clock):
     error = ValueError("no")
     with nothing_left(), pytest.raises(ValueError, match="no") as info:
@@ -524,7 +522,6 @@ async def test_settle_gives_an_outcome_for_each_step(step, autojump_clock):
     assert outcomes["b"].error.__cause__ is error
 
 
-@SHARED
 async def test_settle_moves_on_when_the_time_is_up(shared, step, autojump_clock):
     with nothing_left():
         outcomes = await fanout.run_graph(
@@ -569,8 +566,7 @@ async def test_a_step_that_waits_for_a_token_counts_as_not_started(step, autojum
 # Cancellation and interrupts
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 async def test_cancellation_from_outside_is_prompt_and_propagates(shared, policy, step, autojump_clock):
     with nothing_left(), trio.move_on_after(3) as scope:
         await fanout.run_graph(
@@ -583,7 +579,7 @@ async def test_cancellation_from_outside_is_prompt_and_propagates(shared, policy
     assert list(step.began) == ["a", "c", "b"]
 
 
-@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect()], ids=str)
+@DO_POLICIES
 async def test_a_failure_outranks_a_cancellation_from_outside(policy, autojump_clock):
     async def fail_when_cancelled():
         try:
@@ -605,8 +601,7 @@ async def test_under_settle_the_cancellation_outranks_failures(step, autojump_cl
     assert scope.cancelled_caught
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_an_interrupt_in_a_step_leaves_bare(cancelled, interrupt, shared, policy, step, autojump_clock):
@@ -679,14 +674,14 @@ def test_a_step_is_a_value():
         step.needs = ()
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_an_unknown_need_is_a_value_error_that_names_both(policy, step):
     with pytest.raises(ValueError, match=r"'plan'.*'hotel'"):
         await fanout.run_graph({"hotels": step("hotels"), "plan": step("plan", 1, ["hotels", "hotel"])}, policy=policy)
     assert step.began == {}
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_a_cycle_is_told_by_names(policy, step):
     with pytest.raises(CycleError) as info:
         await fanout.run_graph(
@@ -721,7 +716,7 @@ async def test_wrong_policies_are_type_errors(policy, step):
     assert step.began == {}
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_wrong_limits_and_timeouts_raise_at_once(policy, step):
     graph = {"a": step("a")}
     with pytest.raises(TypeError, match="limit must be"):
@@ -733,7 +728,7 @@ async def test_wrong_limits_and_timeouts_raise_at_once(policy, step):
     assert step.began == {}
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_a_function_that_returns_no_awaitable_is_wrong_use(policy, step):
     with nothing_left(), pytest.raises(TypeError, match=r"run_graph\(b\).*in_thread"):
         await fanout.run_graph({"a": Step(same), "b": Step(len, needs=("a",)), "c": step("c", 99)}, policy=policy)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from outcome import Value
 
 import trio_fanout as fanout
-from helpers import notes_of, nothing_left
+from helpers import limit_of, notes_of, nothing_left
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ async def check(plan):
         return fanout.Step(fn, needs=map(name, plan.needs[index]))
 
     steps = {name(index): step(index) for index in range(len(plan.seconds))}
-    limit = trio.CapacityLimiter(plan.limit) if plan.shared else plan.limit
+    limit = limit_of(plan.limit, plan.shared)
     got = None
     raised = None
     shared = [limit] if isinstance(limit, trio.CapacityLimiter) else []

@@ -11,16 +11,9 @@ from outcome import Error, Value
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import Gauge, busy, double, no_cycles, nothing_left, task_names, workers
+from helpers import GROUP_POLICIES, LIMITS, Gauge, busy, double, limit_of, no_cycles, nothing_left, task_names, workers
 
 var = contextvars.ContextVar("var")
-
-POLICIES = pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()], ids=str)
-LIMITS = pytest.mark.parametrize("limit", [1, 3, math.inf, "shared 1", "shared 3"])
-
-
-def limit_of(limit):
-    return trio.CapacityLimiter(int(limit[-1])) if isinstance(limit, str) else limit
 
 
 def jobs_running():
@@ -30,7 +23,7 @@ def jobs_running():
 # The life of a group
 
 
-@POLICIES
+@GROUP_POLICIES
 @LIMITS
 async def test_the_block_ends_when_every_job_is_done(limit, policy, autojump_clock):
     with nothing_left():
@@ -40,7 +33,7 @@ async def test_the_block_ends_when_every_job_is_done(limit, policy, autojump_clo
     assert [handle.index for handle in handles] == list(range(10))
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_a_group_without_jobs_ends(policy):
     with nothing_left():
         async with fanout.open_group(policy=policy) as group:
@@ -491,7 +484,7 @@ async def test_wrong_timeouts_are_value_errors(seconds):
             pytest.fail("the block began")
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_a_coroutine_object_in_place_of_a_function_is_told(policy):
     """And closed, or Python would warn that it was never awaited."""
     async with fanout.open_group(policy=policy) as group:
@@ -503,7 +496,7 @@ async def test_a_coroutine_object_in_place_of_a_function_is_told(policy):
     assert handle.index == 0
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_a_function_that_returns_no_awaitable_is_wrong_use(policy, autojump_clock):
     with nothing_left(), pytest.raises(TypeError, match=r"open_group\(len\).*in_thread"):
         async with fanout.open_group(policy=policy) as group:
@@ -888,7 +881,7 @@ async def attempt(kind, policy, limit):
             pass
 
 
-@POLICIES
+@GROUP_POLICIES
 @pytest.mark.parametrize("kind", ENDS)
 async def test_no_reference_cycle_is_left(kind, policy, autojump_clock):
     limiter = trio.CapacityLimiter(3)

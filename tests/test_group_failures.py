@@ -12,15 +12,20 @@ from outcome import Error, Value
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import FrozenError, Gauge, busy, double, leaves, notes_of, nothing_left
+from helpers import (
+    DO_POLICIES,
+    GROUP_POLICIES,
+    FrozenError,
+    Gauge,
+    busy,
+    double,
+    leaves,
+    limit_of,
+    notes_of,
+    nothing_left,
+)
 
-POLICIES = pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()], ids=str)
-SHARED = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
 INTERRUPTS = pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
-
-
-def limit_of(limit, shared):
-    return trio.CapacityLimiter(limit) if shared else limit
 
 
 async def fail_after(seconds, exc=ValueError):
@@ -136,7 +141,7 @@ async def test_a_group_of_errors_from_a_job_is_one_failure(autojump_clock):
     assert notes_of(info.value) == ["job 0"]
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_a_job_that_mixes_a_failure_with_its_cancellation_fails(policy, autojump_clock):
     async def job():
         async with trio.open_nursery() as nursery:
@@ -213,8 +218,7 @@ async def test_settle_raises_nothing(autojump_clock):
 # An exception in the block
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 async def test_an_exception_in_the_block_cancels_the_jobs_and_leaves_bare(shared, policy, autojump_clock):
     error = OSError("block")
     gauge = Gauge()
@@ -236,8 +240,7 @@ async def test_an_exception_in_the_block_cancels_the_jobs_and_leaves_bare(shared
     assert [handle.outcome for handle in handles] == [None] * 5
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 async def test_an_exception_in_the_block_before_any_job_began_starts_none(shared, policy):
     began = []
 
@@ -254,7 +257,7 @@ async def test_an_exception_in_the_block_before_any_job_began_starts_none(shared
         await handle.wait()
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_failures_out_of_the_cancellation_by_the_block_are_chained_to_its_exception(policy, autojump_clock):
     error = OSError("block")
     with pytest.raises(OSError, match="block") as info:
@@ -323,7 +326,7 @@ async def test_a_block_that_fails_out_of_the_cancellation_tells_of_the_cause(aut
     assert [type(leaf) for link in chain for leaf in leaves(link)] == [OSError, trio.Cancelled, ValueError]
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_the_block_may_be_left_early_without_an_error(policy, autojump_clock):
     async def use():
         async with fanout.open_group(policy=policy) as group:
@@ -337,8 +340,7 @@ async def test_the_block_may_be_left_early_without_an_error(policy, autojump_clo
 # Cancellation from outside
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 @pytest.mark.parametrize("where", ["block", "waiting", "end", "start", "early"])
 async def test_cancellation_from_outside_is_prompt_and_propagates(where, shared, policy, autojump_clock):
     gauge = Gauge()
@@ -369,7 +371,7 @@ async def test_cancellation_from_outside_is_prompt_and_propagates(where, shared,
     assert [handle.outcome for handle in handles] == [None] * 7
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_cancellation_waits_for_the_clean_up_of_jobs(policy, autojump_clock):
     async def job(seconds):
         try:
@@ -386,7 +388,7 @@ async def test_cancellation_waits_for_the_clean_up_of_jobs(policy, autojump_cloc
     assert trio.current_time() == 8
 
 
-@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect()], ids=str)
+@DO_POLICIES
 async def test_a_failure_outranks_a_cancellation_from_outside(policy, autojump_clock):
     with trio.move_on_after(5) as scope, pytest.raises((KeyError, fanout.FanOutError)) as info:
         async with fanout.open_group(policy=policy) as group:
@@ -405,7 +407,7 @@ async def test_under_settle_the_cancellation_outranks_failures(autojump_clock):
     assert isinstance(handle.outcome, Error)
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_jobs_that_swallow_the_cancellation_do_not_hide_it(policy, autojump_clock):
     async def job():
         try:
@@ -424,8 +426,7 @@ async def test_jobs_that_swallow_the_cancellation_do_not_hide_it(policy, autojum
     assert handle.outcome == Value("swallowed")
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 async def test_jobs_that_fail_while_cancelled_are_followed_by_no_other(shared, policy, autojump_clock):
     began = []
 
@@ -444,7 +445,7 @@ async def test_jobs_that_fail_while_cancelled_are_followed_by_no_other(shared, p
     assert began == [0, 1]
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_a_nested_group_is_cancelled_with_the_outer_one(policy, autojump_clock):
     gauge = Gauge()
 
@@ -481,7 +482,7 @@ async def test_a_failure_in_a_nested_group_comes_through_all_of_them(autojump_cl
     assert notes_of(info.value) == ["job 1"] * 4
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_a_group_inside_a_map_item_that_is_cancelled(policy, autojump_clock):
     async def item(x):
         if x == 2:
@@ -500,8 +501,7 @@ async def test_a_group_inside_a_map_item_that_is_cancelled(policy, autojump_cloc
 # The group's own cancel scope
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 @pytest.mark.parametrize("who", ["block", "job", "deadline", "beside", "at once"])
 async def test_the_groups_own_scope_ends_it_without_an_error(who, shared, policy, autojump_clock):
     gauge = Gauge()
@@ -545,7 +545,7 @@ async def test_failures_before_the_scope_was_cancelled_are_raised(autojump_clock
     assert info.value.indices == (0,)
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_jobs_that_never_wait_end_when_the_scope_is_cancelled(policy):
     ran = 0
 
@@ -562,8 +562,7 @@ async def test_jobs_that_never_wait_end_when_the_scope_is_cancelled(policy):
     assert ran < 50
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 async def test_a_job_submitted_while_the_group_is_cancelled_never_gets_far(shared, policy, autojump_clock):
     late = []
     done = 0
@@ -601,7 +600,6 @@ async def test_a_job_submitted_while_the_group_is_cancelled_never_gets_far(share
             _ = handle.value
 
 
-@SHARED
 @pytest.mark.parametrize("which", ["running", "queued", "late"])
 @pytest.mark.parametrize("who", ["block", "job"])
 async def test_a_shielded_wait_for_a_cancelled_job_ends(who, which, shared, autojump_clock):
@@ -635,8 +633,7 @@ async def test_a_shielded_wait_for_a_cancelled_job_ends(who, which, shared, auto
 # KeyboardInterrupt and its like
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 @INTERRUPTS
 async def test_an_interrupt_in_a_job_takes_all_and_leaves_bare(interrupt, shared, policy, autojump_clock):
     error = interrupt("stop")
@@ -656,8 +653,7 @@ async def test_an_interrupt_in_a_job_takes_all_and_leaves_bare(interrupt, shared
     assert [handle.outcome for handle in handles] == [None] * 6
 
 
-@POLICIES
-@SHARED
+@GROUP_POLICIES
 @pytest.mark.parametrize("end", [KeyboardInterrupt, ValueError])
 async def test_a_job_that_waits_for_the_token_of_the_one_that_ends_the_group_never_begins(
     end, shared, policy, autojump_clock
@@ -686,7 +682,7 @@ async def test_a_job_that_waits_for_the_token_of_the_one_that_ends_the_group_nev
         assert limit.borrowed_tokens == 1
 
 
-@POLICIES
+@GROUP_POLICIES
 @INTERRUPTS
 async def test_an_interrupt_in_the_block_takes_all_and_leaves_bare(interrupt, policy, autojump_clock):
     error = interrupt("stop")
@@ -699,7 +695,7 @@ async def test_an_interrupt_in_the_block_takes_all_and_leaves_bare(interrupt, po
     assert handle.outcome is None
 
 
-@POLICIES
+@GROUP_POLICIES
 @pytest.mark.parametrize("where", ["job", "block"])
 @pytest.mark.parametrize("scope_of", ["outside", "group"])
 async def test_an_interrupt_together_with_a_cancellation_is_not_lost(scope_of, where, policy, autojump_clock):
@@ -716,7 +712,7 @@ async def test_an_interrupt_together_with_a_cancellation_is_not_lost(scope_of, w
     assert info.value is error
 
 
-@POLICIES
+@GROUP_POLICIES
 @INTERRUPTS
 async def test_an_interrupt_outranks_failures_and_the_exception_of_the_block(interrupt, policy, autojump_clock):
     error = interrupt("stop")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from outcome import Error, Value
 
 import trio_fanout as fanout
-from helpers import notes_of, nothing_left
+from helpers import limit_of, notes_of, nothing_left
 
 found_by = contextvars.ContextVar("found_by", default=None)
 
@@ -182,7 +182,7 @@ async def check(plan):
             raise errors[number]
         return number
 
-    limit = trio.CapacityLimiter(plan.limit) if plan.shared else plan.limit
+    limit = limit_of(plan.limit, plan.shared)
     raised = None
     shared = [limit] if isinstance(limit, trio.CapacityLimiter) else []
     with nothing_left(*shared), trio.CancelScope(deadline=plan.outside) as scope:

@@ -7,10 +7,7 @@ import trio
 import trio.testing
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, AsyncCountingSource, FrozenError, aiter_of, double, no_cycles, nothing_left
-
-POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
+from helpers import ALL_POLICIES, POLICIES, AsyncCountingSource, FrozenError, double, limit_of, no_cycles, nothing_left
 
 
 class Thing:
@@ -65,7 +62,6 @@ async def attempt(kind, policy, make, limit):
 
 
 @POLICIES
-@MAKES
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_reference_cycle_is_left(kind, make, policy, autojump_clock):
     limiter = trio.CapacityLimiter(3)
@@ -198,8 +194,6 @@ async def test_do_keeps_no_value_alive(autojump_clock):
     assert most <= 10
 
 
-@MAKES
-@pytest.mark.parametrize("shared", [False, True])
 async def test_no_task_and_no_token_is_left(shared, make, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     for kind in KINDS:
@@ -209,7 +203,6 @@ async def test_no_task_and_no_token_is_left(shared, make, autojump_clock):
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-@pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 async def test_only_the_items_that_run_are_alive(asynchronous, shared, limit):
     alive = 0
@@ -233,7 +226,7 @@ async def test_only_the_items_that_run_are_alive(asynchronous, shared, limit):
     items = (Item() for _ in range(20))
     if asynchronous:
         items = AsyncCountingSource(items)  # no async generator, which would keep the last item
-    await fanout.do(fn, items, limit=trio.CapacityLimiter(limit) if shared else limit)
+    await fanout.do(fn, items, limit=limit_of(limit, shared))
     assert len(seen) == 20
     assert max(seen) == limit
     assert alive == 0

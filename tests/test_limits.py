@@ -8,9 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, AsyncCountingSource, CountingSource, Gauge, aiter_of, double, nothing_left, workers
-
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
+from helpers import POLICIES, Gauge, aiter_of, double, nothing_left, workers
 
 
 class Clocked:
@@ -38,7 +36,6 @@ async def hold(limiter, seconds, *, after=0, log=None):
 # Sharing
 
 
-@MAKES
 async def test_shared_limiter_bounds_all_runs_together(make, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     fn = Clocked()
@@ -50,7 +47,6 @@ async def test_shared_limiter_bounds_all_runs_together(make, autojump_clock):
     assert trio.current_time() == 8  # 24 seconds of work, three at a time
 
 
-@MAKES
 async def test_every_running_item_holds_one_token_borrowed_by_its_task(make):
     limiter = trio.CapacityLimiter(5)
 
@@ -73,8 +69,7 @@ async def test_borrowers_are_the_worker_tasks(autojump_clock):
         assert limiter.borrowed_tokens == 2
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES)
-@MAKES
+@POLICIES
 async def test_the_token_is_put_back_however_the_item_ends(make, policy, autojump_clock):
     async def fn(x):
         match x:
@@ -101,7 +96,6 @@ async def test_the_token_is_put_back_however_the_item_ends(make, policy, autojum
         assert limiter.borrowed_tokens == 0
 
 
-@MAKES
 async def test_a_run_waits_its_turn_in_the_limiters_line(make, autojump_clock):
     """First come, first served: with one token, the others that come in turn with each item's worker."""
     limiter = trio.CapacityLimiter(1)
@@ -117,7 +111,6 @@ async def test_a_run_waits_its_turn_in_the_limiters_line(make, autojump_clock):
     assert log == [2, 4, 8]
 
 
-@MAKES
 async def test_a_run_does_not_keep_others_waiting_after_its_items(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     with nothing_left(limiter):
@@ -128,7 +121,6 @@ async def test_a_run_does_not_keep_others_waiting_after_its_items(make, autojump
             limiter.release()
 
 
-@MAKES
 async def test_a_run_whose_items_are_done_returns_whoever_holds_the_tokens(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     async with trio.open_nursery() as nursery:
@@ -180,7 +172,6 @@ async def test_nobody_waits_in_the_line_for_an_item_that_does_not_exist(autojump
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("source_class", [CountingSource, AsyncCountingSource])
 async def test_items_that_wait_for_a_token_count_as_taken(source_class, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     source = source_class(range(50))
@@ -221,7 +212,6 @@ async def test_private_limiters_of_two_runs_are_their_own(autojump_clock):
 # Changes of total_tokens
 
 
-@MAKES
 async def test_a_raised_limit_is_followed_when_the_next_item_finishes_at_the_latest(make, autojump_clock):
     limiter = trio.CapacityLimiter(1)
     fn = Clocked()
@@ -237,7 +227,6 @@ async def test_a_raised_limit_is_followed_when_the_next_item_finishes_at_the_lat
     assert trio.current_time() <= 12
 
 
-@MAKES
 async def test_a_limit_raised_to_infinity_is_followed(make, autojump_clock):
     limiter = trio.CapacityLimiter(1)
     fn = Clocked()
@@ -250,7 +239,6 @@ async def test_a_limit_raised_to_infinity_is_followed(make, autojump_clock):
     assert trio.current_time() == 8
 
 
-@MAKES
 async def test_a_lowered_limit_is_followed_as_items_finish(make, autojump_clock):
     limiter = trio.CapacityLimiter(4)
     fn = Clocked()
@@ -264,7 +252,6 @@ async def test_a_lowered_limit_is_followed_as_items_finish(make, autojump_clock)
     assert fn.began == [0] * 4 + [4, 4, 5, 5, 6, 6]
 
 
-@MAKES
 async def test_no_tokens_pause_a_run_and_new_ones_resume_it(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     fn = Clocked()
@@ -282,7 +269,6 @@ async def test_no_tokens_pause_a_run_and_new_ones_resume_it(make, autojump_clock
     assert trio.current_time() <= 114
 
 
-@MAKES
 async def test_a_run_may_begin_without_tokens(make, autojump_clock):
     limiter = trio.CapacityLimiter(1)
     limiter.total_tokens = 0
@@ -310,7 +296,6 @@ async def test_an_item_may_change_the_limit_itself(autojump_clock):
     assert running.peak == 3
 
 
-@MAKES
 async def test_lowering_and_raising_again_reaches_the_full_number(make, autojump_clock):
     limiter = trio.CapacityLimiter(5)
     fn = Clocked()

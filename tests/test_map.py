@@ -13,13 +13,13 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 import trio_fanout as fanout
 from helpers import (
     ALL_POLICIES,
-    AsyncCountingSource,
-    CountingSource,
+    FUNCTIONS,
     Gauge,
     aiter_of,
     all_tasks,
     double,
     double_at_once,
+    limit_of,
     nothing_left,
     task_names,
     workers,
@@ -29,7 +29,7 @@ LIMITS = [1, 2, 3, 40, math.inf]
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("fn", [double, double_at_once])
+@FUNCTIONS
 @pytest.mark.parametrize("make", [list, tuple, iter, aiter_of, dict.fromkeys], ids=lambda make: make.__name__)
 async def test_map_gives_results_in_the_order_of_the_items(limit, fn, make):
     assert await fanout.map(fn, make(range(10)), limit=limit) == [2 * x for x in range(10)]
@@ -76,7 +76,6 @@ async def test_the_default_limit_is_forty(make, autojump_clock):
         assert gauge.peak == 40
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
 async def test_an_infinite_limit_runs_everything_at_once(make, autojump_clock):
     gauge = Gauge()
 
@@ -272,8 +271,6 @@ async def test_item_timeout_covers_what_runs_before_the_first_wait(autojump_cloc
 # Laziness and order
 
 
-@pytest.mark.parametrize("source_class", [CountingSource, AsyncCountingSource])
-@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("limit", [1, 3])
 @pytest.mark.parametrize("call", [fanout.map, fanout.do])
 async def test_never_more_than_the_limit_is_taken_and_unfinished(call, limit, shared, source_class, autojump_clock):
@@ -283,12 +280,11 @@ async def test_never_more_than_the_limit_is_taken_and_unfinished(call, limit, sh
         await trio.sleep((x * 7) % 5)
         source.unfinished -= 1
 
-    await call(fn, source, limit=trio.CapacityLimiter(limit) if shared else limit)
+    await call(fn, source, limit=limit_of(limit, shared))
     assert source.peak == limit
     assert source.taken == 20
 
 
-@pytest.mark.parametrize("source_class", [CountingSource, AsyncCountingSource])
 async def test_do_takes_an_endless_source(source_class, autojump_clock):
     source = source_class(itertools.count())
 
@@ -350,8 +346,6 @@ async def test_an_idle_run_holds_no_item_and_no_value():
         await send.aclose()
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("waits", [False, True])
 async def test_items_start_in_the_order_of_the_source(waits, shared, make, autojump_clock):
     began = []
@@ -361,7 +355,7 @@ async def test_items_start_in_the_order_of_the_source(waits, shared, make, autoj
         if waits:
             await trio.sleep((x * 11) % 7)
 
-    await fanout.do(fn, make(range(200)), limit=trio.CapacityLimiter(9) if shared else 9)
+    await fanout.do(fn, make(range(200)), limit=limit_of(9, shared))
     assert began == list(range(200))
 
 
@@ -414,9 +408,8 @@ async def test_a_length_that_raises_is_taken_as_unknown(error):
 
 
 @pytest.mark.parametrize("policy", ALL_POLICIES[:3])
-@pytest.mark.parametrize("fn", [double, double_at_once])
+@FUNCTIONS
 @pytest.mark.parametrize("count", [0, 1, 5])
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
 async def test_every_call_is_a_checkpoint(make, count, fn, policy):
     for limit in (2, trio.CapacityLimiter(2)):
         with assert_checkpoints():
@@ -460,7 +453,6 @@ async def test_no_items_on_a_limiter_without_tokens_return_at_once(items, autoju
     assert trio.current_time() == 0
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
 async def test_a_call_in_a_cancelled_scope_is_cancelled_and_starts_nothing(make):
     began = []
 
@@ -479,18 +471,17 @@ async def test_a_call_in_a_cancelled_scope_is_cancelled_and_starts_nothing(make)
 # Workers and their names
 
 
-@pytest.mark.parametrize("limit", [10_000, math.inf, "shared"])
+@pytest.mark.parametrize("limit", [10_000, math.inf, "shared 10000"])
 @pytest.mark.parametrize(("make", "most"), [(list, 3), (iter, 4), (aiter_of, 4)])
 async def test_workers_are_started_as_they_are_needed(make, most, limit):
     async with trio.open_nursery() as nursery:
-        limiter = trio.CapacityLimiter(10_000) if limit == "shared" else limit
+        limiter = limit_of(limit)
         nursery.start_soon(functools.partial(fanout.map, trio.sleep, make([100, 200, 300]), limit=limiter))
         await wait_all_tasks_blocked()
         assert 3 <= workers() <= most
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("shared", [False, True])
 async def test_workers_are_never_more_than_the_tokens(shared):
     most = 0
 
@@ -499,7 +490,7 @@ async def test_workers_are_never_more_than_the_tokens(shared):
         await trio.lowlevel.checkpoint()
         most = max(most, workers("do("))
 
-    await fanout.do(fn, range(100), limit=trio.CapacityLimiter(4) if shared else 4)
+    await fanout.do(fn, range(100), limit=limit_of(4, shared))
     assert most == 4
 
 

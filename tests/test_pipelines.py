@@ -12,11 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import AsyncCountingSource, CountingSource, Gauge, aiter_of, double, no_cycles, nothing_left
-
-SHARED = pytest.mark.parametrize("shared", [False, True], ids=["own limits", "one limiter"])
-ORDERED = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
+from helpers import AsyncCountingSource, CountingSource, Gauge, double, no_cycles, nothing_left
 
 
 class StageError(Exception):
@@ -58,9 +54,6 @@ def limits_of(shared):
     return [limiter] * 3 if shared else [3, 2, 1]
 
 
-@SHARED
-@ORDERED
-@MAKES
 async def test_three_stages_pass_everything_on(make, ordered, shared, autojump_clock):
     stages = Stages()
     one, two, three = limits_of(shared)
@@ -103,7 +96,6 @@ async def test_one_limiter_bounds_all_stages_together(autojump_clock):
 
 
 @pytest.mark.parametrize("cls", [CountingSource, AsyncCountingSource])
-@SHARED
 async def test_backpressure_reaches_the_first_stage(shared, cls):
     """An item is out of a stage when the next one has taken it."""
     limits = [trio.CapacityLimiter(2)] * 3 if shared else [2, 2, 2]
@@ -119,8 +111,6 @@ async def test_backpressure_reaches_the_first_stage(shared, cls):
             assert (await third.receive()).value == 8 * handed_over
 
 
-@SHARED
-@ORDERED
 @pytest.mark.parametrize("stage", ["fetch", "parse", "store"])
 @pytest.mark.parametrize("index", [0, 7])
 async def test_a_failure_in_any_stage_surfaces_once_and_bare(index, stage, ordered, shared, autojump_clock):
@@ -143,7 +133,6 @@ async def test_a_failure_in_any_stage_surfaces_once_and_bare(index, stage, order
     assert stages.running() == 0
 
 
-@SHARED
 @pytest.mark.parametrize("stage", ["fetch", "parse", "store"])
 async def test_an_interrupt_in_any_stage_tears_all_down(stage, shared, autojump_clock):
     stages = Stages((stage, 3), KeyboardInterrupt)
@@ -160,7 +149,6 @@ async def test_an_interrupt_in_any_stage_tears_all_down(stage, shared, autojump_
     assert stages.running() == 0
 
 
-@SHARED
 @pytest.mark.parametrize("stage", [None, "fetch", "parse", "store"])
 async def test_a_failure_nobody_read_surfaces_on_leaving(stage, shared, autojump_clock):
     stages = Stages((stage, 1) if stage else None)
@@ -220,7 +208,6 @@ async def test_a_stage_that_settles_hands_on_outcomes(autojump_clock):
     assert str(got[3].error) == "fetch"
 
 
-@SHARED
 @pytest.mark.parametrize("stage", [0, 1, 2])
 async def test_stop_in_the_first_stage_drains_the_others(stage, shared, autojump_clock):
     """All that the first has started comes out at the end. A later one drains what it has itself."""
@@ -255,7 +242,6 @@ async def test_stop_in_the_middle_loses_no_result_of_the_first(autojump_clock):
     assert [entry.index for entry in got] == list(range(6))
 
 
-@SHARED
 async def test_cancellation_from_outside_ends_all_stages_at_once(shared, autojump_clock):
     stages = Stages()
     one, two, three = limits_of(shared)

@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, FrozenError, Gauge, aiter_of, notes_of
+from helpers import ALL_POLICIES, POLICIES, FrozenError, Gauge, aiter_of, notes_of
 
 
 async def quick_aiter_of(items):
@@ -94,7 +94,6 @@ async def test_no_failure_gives_back_the_results(policy):
 
 
 @pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()])
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
 async def test_no_items_give_back_an_empty_list(make, policy):
     assert await fanout.map(odd_fails, make([]), policy=policy) == []
     assert await fanout.fan_out([], 1, policy=policy) == []
@@ -120,7 +119,6 @@ async def test_fail_fast_raises_the_failure_itself_and_cancels_the_run(autojump_
     assert sorted(cancelled) == [3, 4, 5]
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
 async def test_fail_fast_starts_nothing_after_a_failure(make):
     gauge = Gauge()
 
@@ -515,7 +513,6 @@ async def test_settle_gives_back_the_outcome_of_each_item(autojump_clock):
     assert [one.error.args for one in outcomes[1::2]] == [(1,), (3,)]
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
 async def test_settle_moves_on_when_its_time_has_passed(make, autojump_clock):
     """From a source with a length there is an outcome for each item; from another, for each that was taken."""
 
@@ -551,7 +548,6 @@ async def test_settle_takes_the_length_of_an_async_source_that_has_one(autojump_
     assert [one.error.started for one in outcomes[1:]] == [True, True, False]
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
 async def test_settle_tells_items_that_wait_for_a_token_from_those_that_run(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     limiter.acquire_on_behalf_of_nowait("somebody else")
@@ -713,7 +709,6 @@ async def test_first_success_raises_all_failures_if_none_succeeded(autojump_cloc
         await fanout.fan_out([fn, fn], 1, policy=fanout.FirstSuccess())
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
 async def test_first_success_without_items_is_a_value_error(make):
     with pytest.raises(ValueError, match="FirstSuccess"):
         await fanout.map(odd_fails, make([]), policy=fanout.FirstSuccess())
@@ -759,7 +754,7 @@ async def test_control_flow_exceptions_of_other_things_are_failures_like_any(err
     assert [type(exc) for exc in excinfo.value.exceptions] == [error] * 2
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES)
+@POLICIES
 async def test_a_group_of_cancelled_and_errors_is_split_between_trio_and_the_policy(policy, autojump_clock):
     async def fn(x):
         async with trio.open_nursery() as nursery:

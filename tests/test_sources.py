@@ -8,11 +8,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, AsyncCountingSource, FrozenError, Gauge, double, no_cycles, nothing_left
+from helpers import POLICIES, AsyncCountingSource, FrozenError, Gauge, double, limit_of, no_cycles, nothing_left
 
-POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
 KINDS = pytest.mark.parametrize("kind", ["sync", "async"])
-SHARED = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
 
 
 class SourceError(Exception):
@@ -40,7 +38,6 @@ def raising(kind, count, error, *, after=0):
 
 @POLICIES
 @KINDS
-@SHARED
 @pytest.mark.parametrize("count", [0, 1, 3])
 async def test_what_a_source_raises_propagates_bare_and_cancels_the_items(count, shared, kind, policy, autojump_clock):
     error = SourceError()
@@ -50,7 +47,7 @@ async def test_what_a_source_raises_propagates_bare_and_cancels_the_items(count,
         with gauge.running(x):
             await trio.sleep_forever()
 
-    limiter = trio.CapacityLimiter(5) if shared else 5
+    limiter = limit_of(5, shared)
     with nothing_left(), pytest.raises(SourceError) as excinfo:
         await fanout.map(fn, raising(kind, count, error), limit=limiter, policy=policy)
     assert excinfo.value is error

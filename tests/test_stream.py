@@ -11,6 +11,9 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 import trio_fanout as fanout
 from helpers import (
+    DO_POLICIES,
+    FUNCTIONS,
+    GROUP_POLICIES,
     AsyncCountingSource,
     CountingSource,
     Gauge,
@@ -18,14 +21,10 @@ from helpers import (
     busy,
     double,
     double_at_once,
+    limit_of,
     nothing_left,
     task_names,
 )
-
-ORDERED = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
-FUNCTIONS = pytest.mark.parametrize("fn", [double, double_at_once])
-LIMITS = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
 
 
 async def rest_of(results):
@@ -38,16 +37,10 @@ async def sleep_and_return(seconds):
     return seconds
 
 
-def limit_of(count, shared):
-    return trio.CapacityLimiter(count) if shared else count
-
-
 # What is handed over
 
 
-@MAKES
 @FUNCTIONS
-@LIMITS
 @pytest.mark.parametrize("limit", [1, 3, 40])
 @pytest.mark.parametrize("buffer", [None, 0, 2, math.inf])
 async def test_results_come_with_index_and_item_in_input_order(buffer, limit, shared, fn, make):
@@ -57,7 +50,6 @@ async def test_results_come_with_index_and_item_in_input_order(buffer, limit, sh
             assert await rest_of(results) == [(i, x, x * 2) for i, x in enumerate("abcdefghij")]
 
 
-@MAKES
 @FUNCTIONS
 async def test_unordered_results_are_all_there(fn, make):
     async with fanout.stream(fn, make(range(100)), limit=3, ordered=False) as results:
@@ -80,8 +72,6 @@ async def test_results_are_handed_over_as_soon_as_they_are_available(ordered, ex
         assert [(trio.current_time(), value) async for _, _, value in results] == expected
 
 
-@MAKES
-@ORDERED
 async def test_no_items_end_the_iteration_at_once(ordered, make):
     async with fanout.stream(double, make([]), ordered=ordered) as results:
         with pytest.raises(trio.EndOfChannel):
@@ -95,7 +85,6 @@ async def test_no_items_end_the_iteration_on_a_limiter_without_tokens():
         assert await rest_of(results) == []
 
 
-@MAKES
 async def test_settle_hands_over_outcomes(make):
     error = ValueError("odd")
 
@@ -156,7 +145,6 @@ async def test_a_reader_who_always_finds_results_lets_other_tasks_in():
     assert turns >= 1
 
 
-@ORDERED
 async def test_tasks_carry_a_name_that_says_what_they_run(ordered):
     async with fanout.stream(sleep_and_return, [math.inf] * 2, ordered=ordered) as results:
         await wait_all_tasks_blocked()
@@ -172,7 +160,6 @@ async def test_no_more_workers_than_items():
         assert task_names().count("stream(sleep_and_return)") == 3
 
 
-@MAKES
 async def test_items_see_the_context_of_the_caller_whoever_reads(make):
     """A worker that the reader sets off must not run in the context of the reader."""
     var = contextvars.ContextVar("var", default="nothing")
@@ -298,7 +285,6 @@ async def test_reading_after_the_block_raises():
         await rest_of(results)
 
 
-@MAKES
 async def test_aclose_cancels_what_is_in_flight(make):
     gauge = Gauge()
 
@@ -387,9 +373,6 @@ async def test_a_receive_cancelled_as_the_result_comes_loses_nothing():
 # stop
 
 
-@MAKES
-@ORDERED
-@LIMITS
 async def test_stop_lets_those_in_flight_finish_and_hands_them_over(shared, ordered, make, autojump_clock):
     gauge = Gauge()
 
@@ -408,8 +391,6 @@ async def test_stop_lets_those_in_flight_finish_and_hands_them_over(shared, orde
     assert trio.current_time() == 3
 
 
-@MAKES
-@LIMITS
 async def test_stop_before_the_first_item_starts_nothing(shared, make):
     gauge = Gauge()
 
@@ -459,7 +440,6 @@ async def test_stop_while_the_reader_waits_and_the_source_too():
         results.stop()
 
 
-@MAKES
 async def test_stop_while_the_window_is_full_hands_over_what_is_in_it(make):
     with nothing_left():
         async with fanout.stream(double, make(range(100)), limit=2, buffer=3) as results:
@@ -473,7 +453,6 @@ async def test_stop_while_the_window_is_full_hands_over_what_is_in_it(make):
     results.stop()
 
 
-@MAKES
 async def test_stop_while_workers_wait_for_a_token_held_by_others(make):
     """The items that wait are not started, and nobody waits for the tokens."""
     limiter = trio.CapacityLimiter(3)
@@ -554,7 +533,6 @@ async def test_stop_from_a_plain_source_starts_nothing_more(tokens):
     assert began == [0]
 
 
-@MAKES
 async def test_stop_from_an_item(make):
     async def fn(x):
         await trio.lowlevel.checkpoint()
@@ -566,7 +544,7 @@ async def test_stop_from_an_item(make):
         assert [index async for index, _, _ in results] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect()], ids=str)
+@DO_POLICIES
 async def test_a_failure_after_stop_is_raised_all_the_same(policy, autojump_clock):
     async def fn(x):
         await trio.sleep(1 + x)
@@ -693,9 +671,7 @@ async def test_stop_loses_no_item_of_a_channel_that_waits(autojump_clock):
 # Leaving early
 
 
-@MAKES
-@LIMITS
-@pytest.mark.parametrize("fn", [double, double_at_once])
+@FUNCTIONS
 async def test_break_cancels_what_is_in_flight(fn, shared, make):
     limiter = limit_of(3, shared)
     with nothing_left():
@@ -785,8 +761,7 @@ def test_a_coroutine_in_place_of_the_function_is_named():
         fanout.stream(double(1), [1])
 
 
-@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()], ids=str)
-@MAKES
+@GROUP_POLICIES
 async def test_a_function_that_is_not_async_is_told_so_under_every_policy(make, policy):
     with nothing_left(), pytest.raises(TypeError, match="in_thread") as excinfo:
         async with fanout.stream(lambda x: x, make([1, 2]), policy=policy) as results:

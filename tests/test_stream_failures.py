@@ -10,12 +10,17 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import FrozenError, aiter_of, double_at_once, no_cycles, notes_of, nothing_left
-
-ORDERED = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
-POLICIES = pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()], ids=str)
-SHARED = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
+from helpers import (
+    DO_POLICIES,
+    GROUP_POLICIES,
+    FrozenError,
+    aiter_of,
+    double_at_once,
+    limit_of,
+    no_cycles,
+    notes_of,
+    nothing_left,
+)
 
 
 class ItemError(Exception):
@@ -45,14 +50,12 @@ def fails_at(failing, seconds=1):
 # FailFast
 
 
-@MAKES
-@SHARED
 async def test_results_before_the_failure_come_first_then_the_failure_bare(shared, make, autojump_clock):
     """Item 3 finishes before 2 fails, and is not handed over: 2 is missing in between."""
     error = ItemError("two")
     fn = fails_at({2: error}, lambda x: [1, 2, 3, 1, 9, 9][x])
     got = []
-    limit = trio.CapacityLimiter(6) if shared else 6
+    limit = limit_of(6, shared)
     with nothing_left(), pytest.raises(ItemError) as excinfo:
         async with fanout.stream(fn, make(range(6)), limit=limit) as results:
             await trio.sleep(5)
@@ -98,7 +101,6 @@ async def test_a_result_that_finishes_during_the_cancellation_is_handed_over(aut
     assert got == [(2, 0)]
 
 
-@ORDERED
 async def test_the_failure_is_raised_from_the_async_for_exactly_once(ordered, autojump_clock):
     """Who handles it in the block has handled it."""
     error = ItemError()
@@ -154,7 +156,6 @@ async def test_the_lowest_indexed_primary_failure_is_raised_with_the_others_in_n
     ]
 
 
-@MAKES
 async def test_an_items_own_group_and_a_frozen_exception_leave_unchanged(make):
     for error in (ExceptionGroup("own", [ItemError(), SourceError()]), FrozenError(3)):
         with pytest.raises(type(error)) as excinfo:
@@ -198,11 +199,9 @@ async def test_a_source_that_raises_what_looks_like_the_end_is_not_taken_for_it(
 # Collect
 
 
-@MAKES
-@SHARED
 async def test_collect_hands_over_successes_and_raises_at_the_end(shared, make, autojump_clock):
     errors = {1: ItemError("one"), 4: ItemError("four")}
-    limit = trio.CapacityLimiter(2) if shared else 2
+    limit = limit_of(2, shared)
     got = []
     with pytest.raises(fanout.FanOutError) as excinfo:
         async with fanout.stream(
@@ -255,7 +254,6 @@ async def test_collect_raises_the_group_once(autojump_clock):
 # Settle
 
 
-@ORDERED
 async def test_settle_hands_over_failures_and_raises_nothing(ordered, autojump_clock):
     errors = {x: ItemError(x) for x in (0, 3)}
     async with fanout.stream(
@@ -320,7 +318,6 @@ async def test_a_failure_that_comes_of_leaving_is_raised_too(autojump_clock):
 
 @pytest.mark.parametrize("cls", [SourceError, KeyboardInterrupt, SystemExit, StopAsyncIteration])
 @pytest.mark.parametrize("failed", [False, True])
-@MAKES
 async def test_the_blocks_own_exception_leaves_bare_also_over_a_failure(make, failed, cls, autojump_clock):
     """The failure is not raised then, but the traceback prints it."""
     error = cls("of the block")
@@ -373,11 +370,9 @@ def test_strict_exception_groups_change_nothing(strict):
 # Cancellation from outside
 
 
-@POLICIES
-@MAKES
-@SHARED
+@GROUP_POLICIES
 async def test_cancellation_from_outside_is_prompt_and_not_swallowed(shared, make, policy, autojump_clock):
-    limit = trio.CapacityLimiter(3) if shared else 3
+    limit = limit_of(3, shared)
     with nothing_left(), trio.move_on_after(1.5) as scope:
         async with fanout.stream(fails_at({}), make(range(100)), limit=limit, policy=policy) as results:
             await rest_of(results)
@@ -385,8 +380,7 @@ async def test_cancellation_from_outside_is_prompt_and_not_swallowed(shared, mak
     assert trio.current_time() == 1.5
 
 
-@POLICIES
-@ORDERED
+@GROUP_POLICIES
 async def test_cancellation_while_no_worker_ever_waits(ordered, policy):
     """An endless source, and functions that never wait."""
     with nothing_left(), trio.CancelScope() as scope:
@@ -400,7 +394,7 @@ async def test_cancellation_while_no_worker_ever_waits(ordered, policy):
     assert scope.cancelled_caught
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_cancellation_of_a_block_that_never_reads_while_no_worker_ever_waits(policy):
     with nothing_left(), trio.CancelScope() as scope:
         async with fanout.stream(double_at_once, iter(int, 1), limit=2, policy=policy, buffer=10**9):
@@ -419,7 +413,7 @@ async def test_cancelled_before_it_is_entered():
         assert scope.cancelled_caught
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_a_cancelled_block_that_reads_again_is_cancelled(policy, autojump_clock):
     """Not told that the channel is closed: nobody closed it."""
     with trio.move_on_after(1.5) as scope:
@@ -449,7 +443,7 @@ async def test_a_reader_outside_of_the_cancelled_scope_is_not_told_that_this_is_
     assert told == [1.5]
 
 
-@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect()], ids=str)
+@DO_POLICIES
 async def test_a_reader_outside_of_the_cancelled_scope_gets_a_failure_once(policy, autojump_clock):
     raised = []
 
@@ -478,7 +472,7 @@ async def test_a_reader_outside_of_the_cancelled_scope_gets_a_failure_once(polic
     assert len(raised) == 1
 
 
-@POLICIES
+@GROUP_POLICIES
 async def test_a_mixed_group_gives_trio_the_cancelled_and_the_policy_the_rest(policy, autojump_clock):
     async def fn(x):
         async def fail():
@@ -506,8 +500,7 @@ async def test_a_mixed_group_gives_trio_the_cancelled_and_the_policy_the_rest(po
 # What is no Exception
 
 
-@POLICIES
-@MAKES
+@GROUP_POLICIES
 @pytest.mark.parametrize("cls", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("block", ["waits", "reads", "is cancelled", "fails"])
 async def test_an_interrupt_of_an_item_cancels_the_block_and_leaves_bare(block, cls, make, policy, autojump_clock):
@@ -580,9 +573,7 @@ async def test_an_interrupt_on_leaving_is_not_swallowed(autojump_clock):
 # Sources that raise
 
 
-@POLICIES
-@MAKES
-@SHARED
+@GROUP_POLICIES
 async def test_what_a_source_raises_comes_after_the_results_and_bare(shared, make, policy, autojump_clock):
     error = SourceError()
 
@@ -590,7 +581,7 @@ async def test_what_a_source_raises_comes_after_the_results_and_bare(shared, mak
         yield from range(3)
         raise error
 
-    limit = trio.CapacityLimiter(1) if shared else 1
+    limit = limit_of(1, shared)
     source = iter(items()) if make is list else make(items())
     got = []
     with nothing_left(), pytest.raises(SourceError) as excinfo:
@@ -601,7 +592,7 @@ async def test_what_a_source_raises_comes_after_the_results_and_bare(shared, mak
     assert got == [0, 1, 2]
 
 
-@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()], ids=str)
+@GROUP_POLICIES
 async def test_what_a_source_raised_is_raised_on_leaving_when_nobody_has_read_it(policy, autojump_clock):
     error = SourceError()
 
@@ -627,7 +618,6 @@ async def test_failures_so_far_are_chained_to_what_the_source_raises(autojump_cl
     assert "ItemError: shown" in "".join(traceback.format_exception(excinfo.value))
 
 
-@MAKES
 async def test_a_source_that_cannot_be_iterated_after_all(make):
     class Broken:
         def __iter__(self):
@@ -662,8 +652,7 @@ class Thing:
     """Something that a weak reference can watch."""
 
 
-@POLICIES
-@ORDERED
+@GROUP_POLICIES
 @pytest.mark.parametrize("aclose", [False, True])
 async def test_who_keeps_the_channel_keeps_no_results_and_no_failures(aclose, ordered, policy, autojump_clock):
     alive = weakref.WeakSet()
@@ -751,7 +740,7 @@ async def attempt(kind, policy, make, limit, ordered):
             pass
 
 
-@POLICIES
+@GROUP_POLICIES
 @pytest.mark.parametrize("make", [iter, aiter_of])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_task_no_token_and_no_reference_cycle_is_left(kind, make, policy, autojump_clock):

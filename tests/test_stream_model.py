@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 import trio_fanout as fanout
+from helpers import limit_of
 
 
 class ItemError(Exception):
@@ -160,7 +161,7 @@ def perform(story):
 
     async def main():
         nonlocal out
-        limit = trio.CapacityLimiter(story.limit) if story.shared else story.limit
+        limit = limit_of(story.limit, story.shared)
         source = {"list": Sized, "iterator": items, "async": async_items}[story.make]()
         async with trio.open_nursery() as nursery:
             try:

@@ -8,12 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import AsyncCountingSource, CountingSource, Gauge, aiter_of, double, double_at_once, nothing_left, workers
-
-ORDERED = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
-SOURCES = pytest.mark.parametrize("cls", [CountingSource, AsyncCountingSource], ids=["sync", "async"])
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
-SHARED = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
+from helpers import FUNCTIONS, Gauge, double, double_at_once, limit_of, nothing_left, workers
 
 
 class WrongLength:
@@ -44,17 +39,16 @@ async def fail_odd(x):
 # How many are out
 
 
-@ORDERED
-@SOURCES
-@SHARED
-@pytest.mark.parametrize("fn", [double, double_at_once])
+@FUNCTIONS
 @pytest.mark.parametrize("limit", [1, 2, 5])
 @pytest.mark.parametrize("buffer", [None, 0, 1, 7])
-async def test_limit_and_buffer_bound_what_is_taken_and_not_handed_over(buffer, limit, fn, shared, cls, ordered):
+async def test_limit_and_buffer_bound_what_is_taken_and_not_handed_over(
+    buffer, limit, fn, shared, source_class, ordered
+):
     """And nothing less: with nobody reading, the window fills."""
-    source = cls(range(1000))
+    source = source_class(range(1000))
     window = limit + (limit if buffer is None else buffer)
-    limiter = trio.CapacityLimiter(limit) if shared else limit
+    limiter = limit_of(limit, shared)
     with nothing_left():
         async with fanout.stream(fn, source, limit=limiter, ordered=ordered, buffer=buffer) as results:
             for handed_over in range(12):
@@ -66,31 +60,27 @@ async def test_limit_and_buffer_bound_what_is_taken_and_not_handed_over(buffer, 
                 await results.receive()
 
 
-@ORDERED
-@SOURCES
-async def test_an_endless_buffer_lets_all_items_run(cls, ordered):
-    source = cls(range(1000))
+async def test_an_endless_buffer_lets_all_items_run(source_class, ordered):
+    source = source_class(range(1000))
     async with fanout.stream(double, source, limit=2, buffer=math.inf, ordered=ordered) as results:
         await wait_all_tasks_blocked()
         assert source.taken == 1000
         assert len([_ async for _ in results]) == 1000
 
 
-@SOURCES
-async def test_an_endless_limit_lets_all_items_run(cls):
+async def test_an_endless_limit_lets_all_items_run(source_class):
     gauge = Gauge()
 
     async def fn(x):
         with gauge.running(x):
             await trio.sleep_forever()
 
-    async with fanout.stream(fn, cls(range(300)), limit=math.inf, buffer=0):
+    async with fanout.stream(fn, source_class(range(300)), limit=math.inf, buffer=0):
         await wait_all_tasks_blocked()
         assert gauge.now == 300
 
 
-@SOURCES
-async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(cls):
+async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(source_class):
     event = trio.Event()
 
     async def fn(x):
@@ -98,7 +88,7 @@ async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(cls)
             await event.wait()
         return x
 
-    source = cls(range(100))
+    source = source_class(range(100))
     async with fanout.stream(fn, source, limit=3, buffer=2) as results:
         await wait_all_tasks_blocked()
         assert source.taken == 5
@@ -106,14 +96,11 @@ async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(cls)
         assert [index async for index, _, _ in results] == list(range(100))
 
 
-@SOURCES
-@ORDERED
-@SHARED
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_failed_items_under_collect_leave_the_window(limit, shared, ordered, cls):
+async def test_failed_items_under_collect_leave_the_window(limit, shared, ordered, source_class):
     """They are never handed over: it would fill for ever."""
-    source = cls(range(100))
-    limiter = trio.CapacityLimiter(limit) if shared else limit
+    source = source_class(range(100))
+    limiter = limit_of(limit, shared)
     async with fanout.stream(
         fail_odd, source, limit=limiter, buffer=2, policy=fanout.Collect(), ordered=ordered
     ) as results:
@@ -128,22 +115,20 @@ async def test_failed_items_under_collect_leave_the_window(limit, shared, ordere
     assert len(excinfo.value.indices) == 50
 
 
-@SOURCES
-async def test_failed_items_leave_the_window_where_nobody_reads(cls):
+async def test_failed_items_leave_the_window_where_nobody_reads(source_class):
     async def fn(x):
         await trio.lowlevel.checkpoint()
         raise Odd
 
-    source = cls(range(50))
+    source = source_class(range(50))
     with pytest.raises(fanout.FanOutError):
         async with fanout.stream(fn, source, limit=2, buffer=0, policy=fanout.Collect()):
             await wait_all_tasks_blocked()
             assert source.taken == 50
 
 
-@SOURCES
-async def test_failed_items_under_settle_are_results_and_fill_the_window(cls):
-    source = cls(range(50))
+async def test_failed_items_under_settle_are_results_and_fill_the_window(source_class):
+    source = source_class(range(50))
     async with fanout.stream(fail_odd, source, limit=2, buffer=2, policy=fanout.Settle()) as results:
         for handed_over in range(10):
             await wait_all_tasks_blocked()
@@ -154,14 +139,11 @@ async def test_failed_items_under_settle_are_results_and_fill_the_window(cls):
 # To the end
 
 
-@MAKES
-@SHARED
-@ORDERED
 @pytest.mark.parametrize("buffer", [0, 1, 2, 7])
 async def test_a_slow_reader_reaches_the_end(buffer, ordered, shared, make, autojump_clock):
     """All workers may idle on a full window when the last item has been taken."""
     for count in range(8):
-        limit = trio.CapacityLimiter(2) if shared else 2
+        limit = limit_of(2, shared)
         got = []
         with trio.fail_after(100), nothing_left():
             async with fanout.stream(
@@ -212,9 +194,7 @@ async def test_three_items_need_three_workers_however_slow_the_reader(autojump_c
 # When
 
 
-@ORDERED
-@SOURCES
-async def test_a_slow_reader_slows_the_workers_down(cls, ordered, autojump_clock):
+async def test_a_slow_reader_slows_the_workers_down(source_class, ordered, autojump_clock):
     """With room for two, an item is started as one is handed over."""
     started = []
 
@@ -222,29 +202,27 @@ async def test_a_slow_reader_slows_the_workers_down(cls, ordered, autojump_clock
         started.append(trio.current_time())
         await trio.sleep(1)
 
-    async with fanout.stream(fn, cls(range(6)), limit=1, buffer=1, ordered=ordered) as results:
+    async with fanout.stream(fn, source_class(range(6)), limit=1, buffer=1, ordered=ordered) as results:
         async for _ in results:
             await trio.sleep(10)
     assert started == [0, 1, 2, 11, 21, 31]
     assert trio.current_time() == 61
 
 
-@SOURCES
-async def test_workers_idle_no_longer_than_they_have_to(cls, autojump_clock):
-    async with fanout.stream(trio.sleep, cls([2] * 9), limit=3, buffer=0) as results:
+async def test_workers_idle_no_longer_than_they_have_to(source_class, autojump_clock):
+    async with fanout.stream(trio.sleep, source_class([2] * 9), limit=3, buffer=0) as results:
         times = [trio.current_time() async for _ in results]
     assert times == [2] * 3 + [4] * 3 + [6] * 3
 
 
-@SOURCES
-async def test_a_reader_that_comes_back_to_many_results_sets_all_workers_off(cls, autojump_clock):
+async def test_a_reader_that_comes_back_to_many_results_sets_all_workers_off(source_class, autojump_clock):
     gauge = Gauge()
 
     async def fn(x):
         with gauge.running(x):
             await trio.sleep(1)
 
-    async with fanout.stream(fn, cls(range(100)), limit=5, buffer=0) as results:
+    async with fanout.stream(fn, source_class(range(100)), limit=5, buffer=0) as results:
         await trio.sleep(3)
         for _ in range(5):
             await results.receive()
@@ -255,16 +233,15 @@ async def test_a_reader_that_comes_back_to_many_results_sets_all_workers_off(cls
 # Shared limiters
 
 
-@SOURCES
 @pytest.mark.parametrize("buffer", [0, 3])
-async def test_on_a_limiter_without_tokens_the_window_is_one_and_the_buffer(cls, buffer, autojump_clock):
+async def test_on_a_limiter_without_tokens_the_window_is_one_and_the_buffer(source_class, buffer, autojump_clock):
     limiter = trio.CapacityLimiter(0)
     gauge = Gauge()
 
     async def fn(x):
         gauge.began.append(x)
 
-    source = cls(range(100))
+    source = source_class(range(100))
     with nothing_left(limiter):
         async with fanout.stream(fn, source, limit=limiter, buffer=buffer) as results:
             await wait_all_tasks_blocked()
@@ -288,11 +265,9 @@ async def test_on_a_limiter_without_tokens_the_window_is_one_and_the_buffer(cls,
             assert [_ async for _ in results] == []
 
 
-@SOURCES
-@ORDERED
-async def test_the_window_follows_the_tokens(ordered, cls, autojump_clock):
+async def test_the_window_follows_the_tokens(ordered, source_class, autojump_clock):
     limiter = trio.CapacityLimiter(2)
-    source = cls(range(1000))
+    source = source_class(range(1000))
     gauge = Gauge()
 
     async def fn(x):
@@ -312,8 +287,7 @@ async def test_the_window_follows_the_tokens(ordered, cls, autojump_clock):
             assert gauge.peak <= tokens
 
 
-@SOURCES
-async def test_a_paused_stream_goes_on_and_ends(cls, autojump_clock):
+async def test_a_paused_stream_goes_on_and_ends(source_class, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     got = []
 
@@ -325,13 +299,12 @@ async def test_a_paused_stream_goes_on_and_ends(cls, autojump_clock):
     with nothing_left(limiter):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pause)
-            async with fanout.stream(trio.sleep, cls([1] * 20), limit=limiter, buffer=1) as results:
+            async with fanout.stream(trio.sleep, source_class([1] * 20), limit=limiter, buffer=1) as results:
                 async for index, _, _ in results:
                     got.append(index)
     assert got == list(range(20))
 
 
-@MAKES
 async def test_a_stream_whose_items_are_done_ends_whoever_holds_the_tokens(make):
     limiter = trio.CapacityLimiter(1)
     async with fanout.stream(double, make(range(3)), limit=limiter, buffer=9) as results:
@@ -350,8 +323,7 @@ async def test_results_wait_for_no_token():
         assert limiter.statistics().tasks_waiting == 0
 
 
-@SOURCES
-async def test_two_streams_on_one_limiter_get_along(cls, autojump_clock):
+async def test_two_streams_on_one_limiter_get_along(source_class, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     gauge = Gauge()
     got = {"a": [], "b": []}
@@ -361,7 +333,7 @@ async def test_two_streams_on_one_limiter_get_along(cls, autojump_clock):
             await trio.sleep(1)
 
     async def read(name, pause):
-        async with fanout.stream(fn, cls(range(20)), limit=limiter, buffer=1) as results:
+        async with fanout.stream(fn, source_class(range(20)), limit=limiter, buffer=1) as results:
             async for index, _, _ in results:
                 got[name].append(index)
                 await trio.sleep(pause)
@@ -377,9 +349,7 @@ async def test_two_streams_on_one_limiter_get_along(cls, autojump_clock):
 # Memory
 
 
-@ORDERED
-@SOURCES
-async def test_items_and_values_live_no_longer_than_they_are_out(cls, ordered):
+async def test_items_and_values_live_no_longer_than_they_are_out(source_class, ordered):
     alive = most = 0
 
     class Thing:
@@ -396,7 +366,9 @@ async def test_items_and_values_live_no_longer_than_they_are_out(cls, ordered):
         await trio.lowlevel.checkpoint()
         return Thing()
 
-    async with fanout.stream(fn, cls(Thing() for _ in range(2000)), limit=3, buffer=4, ordered=ordered) as results:
+    async with fanout.stream(
+        fn, source_class(Thing() for _ in range(2000)), limit=3, buffer=4, ordered=ordered
+    ) as results:
         async for completed in results:
             del completed
             await trio.lowlevel.checkpoint()
@@ -406,7 +378,6 @@ async def test_items_and_values_live_no_longer_than_they_are_out(cls, ordered):
 
 
 @pytest.mark.slow
-@ORDERED
 async def test_an_endless_source_takes_no_more_memory_than_a_short_one(ordered):
     async with fanout.stream(double_at_once, iter(int, 1), limit=4, ordered=ordered) as results:
         async for index, _, _ in results:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, double, nothing_left
+from helpers import ALL_POLICIES, POLICIES, double, nothing_left
 
 ran = []
 
@@ -43,7 +43,6 @@ async def wrong(error, words, call, *args, **kwargs):
 
 
 CALLS = pytest.mark.parametrize("call", [fanout.map, fanout.do])
-POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
 
 
 @CALLS
@@ -157,7 +156,7 @@ async def test_item_timeout_that_is_not_above_zero(name, seconds, error, got):
     await wrong(error, ["item_timeout", got, "seconds above 0"], getattr(fanout, name), *args, item_timeout=seconds)
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
+@POLICIES
 async def test_wrong_use_is_an_error_under_every_policy(policy):
     await wrong(TypeError, ["fn"], fanout.map, None, [1], policy=policy)
     await wrong(TypeError, ["items"], fanout.map, record, None, policy=policy)
@@ -255,7 +254,6 @@ async def test_fn_that_returns_what_cannot_be_awaited(policy, item_timeout, fn, 
 
 
 @POLICIES
-@pytest.mark.parametrize("shared", [False, True])
 async def test_fn_that_returns_what_cannot_be_awaited_ends_the_run(shared, policy, autojump_clock):
     """Also for one item only, after others have failed or succeeded."""
     cancelled = []
