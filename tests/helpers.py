@@ -73,6 +73,20 @@ class Gauge:
             self.now -= 1
 
 
+class Sized:
+    """An iterable that says it has `length` items, which need not be true."""
+
+    def __init__(self, items, length):
+        self.items = items
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        return iter(self.items)
+
+
 class CountingSource:
     """An endless or bounded iterator that knows how many of its items are taken and not yet marked finished."""
 

@@ -1,30 +1,24 @@
-"""Random graphs under random limits and policies, against a simulation that knows steps and a clock and no tasks."""
-
-from __future__ import annotations
+"""Random graphs under random limits and policies, against a model."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from graphlib import CycleError
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import trio
-import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outcome import Value
 
 import trio_fanout as fanout
 from helpers import limit_of, notes_of, nothing_left
+from model import CHANGES, Simulation, exact, restless_limiter, run
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A graph and how it is run.
-
-    The time of each step is a whole number plus a power of two of its own, so that no two steps ever end together.
-    """
+    """A graph and how it is run."""
 
     seconds: tuple[float, ...]
     needs: tuple[tuple[int, ...], ...]
@@ -32,61 +26,37 @@ class Plan:
     fails_if_cancelled: frozenset[int]
     limit: float
     shared: bool
-    policy: Any
+    policy: object
     outside: float
 
 
-@dataclass
-class Result:
-    """What comes of it. Failures are told as the words "failed", "cleanup", or the need that is to blame."""
+class GraphSimulation(Simulation):
+    """Failures are told as the words "failed", "cleanup", or the need that is to blame."""
 
-    began: dict[int, float] = field(default_factory=dict)
-    values: set[int] = field(default_factory=set)
-    failures: dict[int, Any] = field(default_factory=dict)
-    first: int | None = None
-    cancelled: bool = False
-    from_outside: bool = False
-    ended: float = 0.0
+    def __init__(self, plan):
+        super().__init__(plan.limit, plan.policy, plan.outside)
+        self.plan = plan
 
+    def start_next(self):
+        for index, needs in enumerate(self.plan.needs):
+            if index not in self.began and self.values.keys() >= set(needs):
+                self.begin(index, self.plan.seconds[index], "failed" if index in self.plan.fails else "value")
+                return True
+        return False
 
-def simulate(plan):
-    result = Result()
-    count = len(plan.seconds)
-    running = {}
-    now = 0.0
-    most = {fanout.FailFast: 1, fanout.Collect: getattr(plan.policy, "max_failures", None)}.get(type(plan.policy))
-    time_is_up = getattr(plan.policy, "move_on_after", None) or math.inf
-    while True:
-        for index in range(count):
-            ready = index not in result.began and result.values.issuperset(plan.needs[index])
-            if ready and len(running) < plan.limit and not result.cancelled:
-                result.began[index] = now
-                running[index] = now + plan.seconds[index]
-        if not running:
-            break
-        index, now = min(running.items(), key=lambda entry: entry[1])
-        if min(plan.outside, time_is_up) < now:
-            now = min(plan.outside, time_is_up)
-            result.cancelled, result.from_outside = True, plan.outside < time_is_up
-        else:
-            del running[index]
-            if index in plan.fails:
-                result.failures[index] = "failed"
-                result.first = index if result.first is None else result.first
-                result.cancelled = most is not None and len(result.failures) >= most
-            else:
-                result.values.add(index)
-        if result.cancelled:
-            result.failures.update(dict.fromkeys(plan.fails_if_cancelled & running.keys(), "cleanup"))
-            break
-    result.ended = now
-    if not isinstance(plan.policy, fanout.FailFast):
-        for _ in range(count):
-            for index in set(range(count)) - result.began.keys():
-                blamed = [need for need in plan.needs[index] if need in result.failures]
-                if blamed:
-                    result.failures[index] = ("need", blamed[0])
-    return result
+    def if_cancelled(self, index):
+        return "cleanup" if index in self.plan.fails_if_cancelled else "stop"
+
+    def run(self):
+        super().run()
+        if not isinstance(self.policy, fanout.FailFast):
+            count = len(self.plan.needs)
+            for _ in range(count):
+                for index in set(range(count)) - self.began.keys():
+                    blamed = [need for need in self.plan.needs[index] if need in self.failures]
+                    if blamed:
+                        self.failures[index] = ("need", blamed[0])
+        return self
 
 
 @st.composite
@@ -98,7 +68,7 @@ def plans(draw):
         needs[index] = tuple(draw(st.lists(st.sampled_from(order[:place]), max_size=3)))
     some = st.frozensets(st.integers(0, max(count - 1, 0)), max_size=3)
     return Plan(
-        seconds=tuple(draw(st.integers(1, 5)) + math.ldexp(1, -1 - index) for index in range(count)),
+        seconds=tuple(exact(draw(st.integers(1, 5)), 1 + index) for index in range(count)),
         needs=tuple(needs),
         fails=draw(some),
         fails_if_cancelled=draw(some),
@@ -107,9 +77,9 @@ def plans(draw):
         policy=draw(
             st.just(fanout.FailFast())
             | st.builds(fanout.Collect, st.none() | st.integers(1, 3))
-            | st.builds(fanout.Settle, st.none() | st.integers(1, 12).map(lambda whole: whole + math.ldexp(1, -20)))
+            | st.builds(fanout.Settle, st.none() | st.integers(1, 12).map(lambda whole: exact(whole, 20)))
         ),
-        outside=draw(st.just(math.inf) | st.integers(0, 12).map(lambda whole: whole + math.ldexp(1, -21))),
+        outside=draw(st.just(math.inf) | st.integers(0, 12).map(lambda whole: exact(whole, 21))),
     )
 
 
@@ -121,11 +91,11 @@ def name(index):
 @settings(max_examples=300)
 @given(plan=plans())
 def test_a_graph_does_as_the_simulation(plan):
-    trio.run(check, plan, clock=trio.testing.MockClock(autojump_threshold=0))
+    run(check, plan)
 
 
 async def check(plan):
-    expected = simulate(plan)
+    expected = GraphSimulation(plan).run()
     began = {}
     errors = {}
 
@@ -159,7 +129,7 @@ async def check(plan):
             raised = error
 
     assert list(began.items()) == list(expected.began.items())
-    assert trio.current_time() == expected.ended
+    assert trio.current_time() == expected.now
     if isinstance(plan.policy, fanout.Settle):
         assert raised is None
         assert scope.cancelled_caught == expected.from_outside
@@ -174,7 +144,7 @@ async def check(plan):
         return
     assert not scope.cancelled_caught
     if isinstance(plan.policy, fanout.FailFast):
-        index = min(expected.failures) if expected.first is None else expected.first
+        index = min(expected.primary)
         assert raised is errors[index]
         assert notes_of(raised)[0] == f"step {name(index)!r}"
         assert len(notes_of(raised)) == len(expected.failures)
@@ -234,7 +204,7 @@ def test_a_cycle_anywhere_is_found_before_anything_starts(plan, data):
 
 
 @pytest.mark.slow
-@given(plan=plans(), changes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=5))
+@given(plan=plans(), changes=CHANGES)
 def test_the_first_of_those_ready_starts_while_the_tokens_of_a_limiter_come_and_go(plan, changes):
     began = []
     done = set()
@@ -250,24 +220,8 @@ def test_the_first_of_those_ready_starts_while_the_tokens_of_a_limiter_come_and_
         return fanout.Step(fn, needs=map(name, plan.needs[index]))
 
     async def main():
-        limiter = trio.CapacityLimiter(1)
-
-        async def borrow():
-            await trio.sleep(2)
-            async with limiter:
-                await trio.sleep(2)
-
-        async def change():
-            for delay, tokens in changes:
-                await trio.sleep(delay)
-                limiter.total_tokens = tokens
-            limiter.total_tokens = 2
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(change)
-            nursery.start_soon(borrow)
+        async with restless_limiter(changes) as limiter:
             await fanout.run_graph({name(index): step(index) for index in range(len(plan.needs))}, limit=limiter)
-        assert limiter.borrowed_tokens == 0
 
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    run(main)
     assert len(done) == len(plan.needs)

@@ -1,29 +1,26 @@
-"""Random trees of jobs under random limits and policies, against a simulation that knows jobs and a clock only."""
-
-from __future__ import annotations
+"""Random trees of jobs under random limits and policies, against a model."""
 
 import contextvars
 import math
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
 import trio
-import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outcome import Error, Value
 
 import trio_fanout as fanout
 from helpers import limit_of, notes_of, nothing_left
+from model import CHANGES, Simulation, exact, restless_limiter, run
 
 found_by = contextvars.ContextVar("found_by", default=None)
 
 
 @dataclass(frozen=True)
 class Job:
-    """It queues jobs, waits, queues more, and ends; no two jobs ever end together, see `plans`."""
+    """It queues jobs, waits, queues more, and ends."""
 
     seconds: float
     first: tuple[int, ...]
@@ -43,64 +40,47 @@ class Plan:
     """Those that it queues after a pause."""
     limit: float
     shared: bool
-    policy: Any
+    policy: object
     outside: float
     deadline: float
     """Of the group's own scope."""
 
 
-@dataclass
-class Result:
-    submitted: list[int] = field(default_factory=list)
-    began: dict[int, float] = field(default_factory=dict)
-    outcomes: dict[int, str] = field(default_factory=dict)
-    cause: int | None = None
-    cancelled_by: str | None = None
-    ended: float = 0.0
+class GroupSimulation(Simulation):
+    def __init__(self, plan):
+        super().__init__(plan.limit, plan.policy, plan.outside)
+        self.plan = plan
+        self.queue = deque()
+        self.submitted = []
+        self.submit(plan.first)
+        self.at(plan.pause, "end_pause")
+        self.at(plan.deadline, "cancel")
 
+    def submit(self, numbers):
+        self.queue.extend(numbers)
+        self.submitted.extend(numbers)
 
-def simulate(plan):
-    result = Result()
-    queue = deque()
-    running = {}
-    now = 0.0
-    most = {fanout.FailFast: 1, fanout.Collect: getattr(plan.policy, "max_failures", None)}.get(type(plan.policy))
-    events = {"pause": plan.pause, "outside": plan.outside, "deadline": plan.deadline}
+    def end_pause(self):
+        self.submit(self.plan.then)
 
-    def submit(numbers):
-        queue.extend(numbers)
-        result.submitted.extend(numbers)
+    def over(self):
+        return not self.running and (self.stopped or ("end_pause",) not in self.events)
 
-    submit(plan.first)
-    while True:
-        while queue and len(running) < plan.limit:
-            number = queue.popleft()
-            result.began[number] = now
-            submit(plan.jobs[number].first)
-            running[number] = now + plan.jobs[number].seconds
-        if not running and "pause" not in events:
-            break
-        event = min(events, key=events.__getitem__)
-        number = min(running, key=running.__getitem__, default=-1)
-        if number >= 0 and running[number] < events[event]:
-            now = running.pop(number)
-            submit(plan.jobs[number].then)
-            result.outcomes[number] = "failed" if plan.jobs[number].fails else "value"
-            if plan.jobs[number].fails:
-                result.cause = number if result.cause is None else result.cause
-                if most is not None and list(result.outcomes.values()).count("failed") >= most:
-                    result.cancelled_by = "failure"
-        else:
-            now = events.pop(event)
-            if event == "pause":
-                submit(plan.then)
-            else:
-                result.cancelled_by = event
-        if result.cancelled_by:
-            result.outcomes |= {one: "cleanup" for one in running if plan.jobs[one].if_cancelled == "fail"}
-            break
-    result.ended = now
-    return result
+    def start_next(self):
+        if not self.queue:
+            return False
+        number = self.queue.popleft()
+        job = self.plan.jobs[number]
+        self.begin(number, job.seconds, "failed" if job.fails else "value")
+        self.submit(job.first)
+        return True
+
+    def if_cancelled(self, number):
+        return "cleanup" if self.plan.jobs[number].if_cancelled == "fail" else "stop"
+
+    def end(self, number):
+        self.submit(self.plan.jobs[number].then)
+        super().end(number)
 
 
 @st.composite
@@ -109,9 +89,6 @@ def plans(draw):
     children = {number: ([], []) for number in range(-1, count)}
     for number in range(count):
         children[draw(st.integers(-1, number - 1))][draw(st.integers(0, 1))].append(number)
-
-    def exact(whole, place):
-        return whole + math.ldexp(1, -place)
 
     jobs = tuple(
         Job(
@@ -144,11 +121,11 @@ def plans(draw):
 @settings(max_examples=300)
 @given(plan=plans())
 def test_a_group_does_as_the_simulation(plan):
-    trio.run(check, plan, clock=trio.testing.MockClock(autojump_threshold=0))
+    run(check, plan)
 
 
 async def check(plan):
-    expected = simulate(plan)
+    expected = GroupSimulation(plan).run()
     began = {}
     parents = dict.fromkeys(plan.first + plan.then)
     handles = {}
@@ -197,28 +174,25 @@ async def check(plan):
 
     assert list(began.items()) == list(expected.began.items())
     assert list(handles) == expected.submitted
-    assert trio.current_time() == expected.ended
+    assert trio.current_time() == expected.now
     for number, handle in handles.items():
-        how = expected.outcomes.get(number)
-        if how is None:
-            assert handle.outcome is None
-        elif how == "value":
+        if number in expected.values:
             assert handle.outcome == Value(number)
-        else:
+        elif number in expected.failures:
             assert isinstance(handle.outcome, Error)
             assert handle.outcome.error is errors[number]
+        else:
+            assert handle.outcome is None
     assert all(handle.outcome is None for handle in late)
 
-    indices = {
-        number: handles[number].index for number, how in expected.outcomes.items() if how in ("failed", "cleanup")
-    }
+    indices = {number: handles[number].index for number in expected.failures}
     if isinstance(plan.policy, fanout.Settle) or not indices:
         assert raised is None
-        assert scope.cancelled_caught == (expected.cancelled_by == "outside")
+        assert scope.cancelled_caught == expected.from_outside
         return
     assert not scope.cancelled_caught
     if isinstance(plan.policy, fanout.FailFast):
-        number = min(indices, key=indices.__getitem__) if expected.cause is None else expected.cause
+        number = min(expected.primary, key=indices.__getitem__)
         assert raised is errors[number]
         assert notes_of(raised)[0] == f"job {indices[number]}"
         assert len(notes_of(raised)) == len(indices)
@@ -230,48 +204,31 @@ async def check(plan):
 
 
 @pytest.mark.slow
-@given(plan=plans(), changes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=5))
+@given(plan=plans(), changes=CHANGES)
 def test_jobs_start_in_order_with_their_own_variables_while_tokens_come_and_go(plan, changes):
     submitted = []
     began = []
     parents = dict.fromkeys(plan.first + plan.then)
 
+    def submit(group, numbers):
+        for number in numbers:
+            submitted.append(number)
+            group.start_soon(job, group, number)
+
+    async def job(group, number):
+        began.append((number, found_by.get()))
+        found_by.set(number)
+        parents.update(dict.fromkeys(plan.jobs[number].first + plan.jobs[number].then, number))
+        submit(group, plan.jobs[number].first)
+        await trio.sleep(plan.jobs[number].seconds)
+        submit(group, plan.jobs[number].then)
+
     async def main():
-        limiter = trio.CapacityLimiter(1)
+        async with restless_limiter(changes) as limiter, fanout.open_group(limit=limiter) as group:
+            submit(group, plan.first)
+            await trio.sleep(plan.pause)
+            submit(group, plan.then)
 
-        def submit(group, numbers):
-            for number in numbers:
-                submitted.append(number)
-                group.start_soon(job, group, number)
-
-        async def job(group, number):
-            began.append((number, found_by.get()))
-            found_by.set(number)
-            parents.update(dict.fromkeys(plan.jobs[number].first + plan.jobs[number].then, number))
-            submit(group, plan.jobs[number].first)
-            await trio.sleep(plan.jobs[number].seconds)
-            submit(group, plan.jobs[number].then)
-
-        async def borrow():
-            await trio.sleep(2)
-            async with limiter:
-                await trio.sleep(2)
-
-        async def change():
-            for delay, tokens in changes:
-                await trio.sleep(delay)
-                limiter.total_tokens = tokens
-            limiter.total_tokens = 2
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(change)
-            nursery.start_soon(borrow)
-            async with fanout.open_group(limit=limiter) as group:
-                submit(group, plan.first)
-                await trio.sleep(plan.pause)
-                submit(group, plan.then)
-        assert limiter.borrowed_tokens == 0
-
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    run(main)
     assert began == [(number, parents[number]) for number in submitted]
     assert len(began) == len(plan.jobs)

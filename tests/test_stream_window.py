@@ -8,21 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import FUNCTIONS, Gauge, double, double_at_once, limit_of, nothing_left, workers
-
-
-class WrongLength:
-    """An iterable that errs about how many items it has."""
-
-    def __init__(self, items, length):
-        self._items = items
-        self._length = length
-
-    def __len__(self):
-        return self._length
-
-    def __iter__(self):
-        return iter(self._items)
+from helpers import FUNCTIONS, Gauge, Sized, double, double_at_once, limit_of, nothing_left, workers
 
 
 class Odd(Exception):
@@ -160,7 +146,7 @@ async def test_a_slow_reader_reaches_the_end(buffer, ordered, shared, make, auto
 async def test_a_wrong_length_loses_nothing_and_hangs_nothing(buffer, length, autojump_clock):
     got = []
     with trio.fail_after(100):
-        async with fanout.stream(double, WrongLength(range(5), length), limit=2, buffer=buffer) as results:
+        async with fanout.stream(double, Sized(range(5), length), limit=2, buffer=buffer) as results:
             async for index, _, _ in results:
                 got.append(index)
                 await trio.sleep(1)
