@@ -1,6 +1,7 @@
 """Cancellation from outside, what outranks it, and exceptions that are not an `Exception`."""
 
 import signal
+import sys
 from contextlib import suppress
 
 import pytest
@@ -563,39 +564,45 @@ async def test_an_interrupt_between_the_token_and_the_item_gives_the_token_back(
         plain(borrower)
         raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trio.CapacityLimiter, "acquire_on_behalf_of_nowait", lambda self, borrower: acquire(borrower))
+    limiter.acquire_on_behalf_of_nowait = acquire
+    with pytest.raises(KeyboardInterrupt):
         await fanout.map(trio.sleep, [0], limit=limiter)
     assert limiter.borrowed_tokens == 0
 
 
 @pytest.mark.parametrize("how", ["outside", "fail-fast", "stop"])
-async def test_those_who_wait_for_a_token_are_each_sent_away_once(how, monkeypatch):
+async def test_workers_that_wait_for_a_token_are_turned_away_once_each(how):
     """The work must not grow with the square of how many they are."""
-    plain = trio.CancelScope.cancel
-    calls = 0
 
-    def cancel(self, *args, **kwargs):
-        nonlocal calls
-        calls += 1
-        plain(self, *args, **kwargs)
+    async def work(waiting):
+        """How many functions are called until all are gone."""
+        calls = 0
 
-    async def fn(x):
-        await wait_all_tasks_blocked()
-        monkeypatch.setattr(trio.CancelScope, "cancel", cancel)
-        if how == "outside":
-            outside.cancel()
-        elif how == "stop":
-            results.stop()
-        else:
-            raise ValueError
+        def count(frame, event, arg):
+            nonlocal calls
+            calls += event == "call"
 
-    limiter = trio.CapacityLimiter(100)
-    for x in range(99):
-        limiter.acquire_on_behalf_of_nowait(x)
-    with trio.CancelScope() as outside, suppress(ValueError):
-        async with fanout.stream(fn, range(1000), limit=limiter) as results:
-            async for _ in results:
-                pass
-    assert 0 < calls < 500
-    assert limiter.borrowed_tokens == 99
+        async def fn(x):
+            await wait_all_tasks_blocked()
+            sys.setprofile(count)
+            if how == "outside":
+                outside.cancel()
+            elif how == "stop":
+                results.stop()
+            else:
+                raise ValueError
+
+        limiter = trio.CapacityLimiter(waiting + 1)
+        for x in range(waiting):
+            limiter.acquire_on_behalf_of_nowait(x)
+        try:
+            with trio.CancelScope() as outside, suppress(ValueError):
+                async with fanout.stream(fn, range(10 * waiting), limit=limiter) as results:
+                    async for _ in results:
+                        pass
+        finally:
+            sys.setprofile(None)
+        assert limiter.borrowed_tokens == waiting
+        return calls
+
+    assert 0 < await work(400) < 5 * await work(100)

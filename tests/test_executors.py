@@ -2,6 +2,7 @@
 
 import contextvars
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
 from helpers import no_cycles, nothing_left
-from trio_fanout import _executors, in_executor, in_thread
+from trio_fanout import in_executor, in_thread
 
 PATIENCE = 30
 """Seconds until a thread that waits for another gives up: long enough to never be reached by a test that passes."""
@@ -643,6 +644,14 @@ def abandon_one(pool_class, ready):
     return trio.run(main)
 
 
+def until_gone(ref, meanwhile=lambda: time.sleep(0)):
+    """Wait until an object is gone that a thread has, until it is done with it."""
+    deadline = time.monotonic() + PATIENCE
+    while ref() is not None:
+        assert time.monotonic() < deadline
+        meanwhile()
+
+
 def test_callback_after_the_run_has_ended_harms_nothing(caplog):
     async def ready(pool):
         await pool.submitted(1)
@@ -653,10 +662,7 @@ def test_callback_after_the_run_has_ended_harms_nothing(caplog):
     assert caplog.records == []
     gone = weakref.ref(future)
     del future
-    deadline = time.monotonic() + PATIENCE
-    while gone() is not None:  # the thread that cancels may have it for a moment; no cycle keeps it
-        assert time.monotonic() < deadline
-        time.sleep(0)
+    until_gone(gone)  # no cycle keeps it
 
 
 class SlowToSubmitForGood(SlowToSubmit):
@@ -685,28 +691,27 @@ def test_submitted_after_the_run_has_ended_is_cancelled():
         pool.futures[0].result(PATIENCE)
 
 
-def test_failure_to_submit_after_the_run_has_ended_is_lost(capfd, monkeypatch):
-    delivered = threading.Event()
-    plain = _executors._Call._deliver
-
-    def deliver(self, submitted):
-        plain(self, submitted)
-        delivered.set()
-
-    monkeypatch.setattr(_executors._Call, "_deliver", deliver)
+def test_failure_to_submit_after_the_run_has_ended_is_lost(capfd):
+    class LostError(Exception):
+        pass
 
     class Failing(SlowToSubmitForGood):
         def submit(self, fn, /, *args, **kwargs):
+            error = LostError()
+            self.lost = weakref.ref(error)
             self.submitting.set()
             assert self.go_on.wait(PATIENCE)
-            raise ValueError
+            try:
+                raise error
+            finally:
+                del error
 
     async def ready(pool):
         await in_thread(pool.submitting.wait)(PATIENCE)
 
     pool = abandon_one(Failing, ready)
     pool.go_on.set()
-    assert delivered.wait(PATIENCE)
+    until_gone(pool.lost, gc.collect)  # the thread's frame has it, and its traceback leads to that
     assert capfd.readouterr().err == ""
 
 
@@ -735,48 +740,64 @@ async def test_cancel_that_raises_is_logged_and_the_call_waited_for(caplog):
     assert "no route to the scheduler" in caplog.text
 
 
-def test_canceller_misses_nothing_that_comes_as_its_thread_leaves():
-    """A future that comes in the moment between the last look and the release of the lock."""
-    canceller = _executors._Canceller()
-    first, second = Future(), Future()
-    second.add_done_callback(lambda _: done.set())
-    done = threading.Event()
+async def test_cancelled_as_the_thread_that_cancels_others_leaves(monkeypatch):
+    """In the moment between the thread's last look and the release of its lock."""
+    lock_class = threading.Lock
+    leaving, asked = threading.Event(), threading.Event()
 
     class Lock:
-        def __init__(self, lock):
-            self._lock = lock
-            self.acquire = lock.acquire
+        def __init__(self):
+            self.lock = lock_class()
+
+        def acquire(self, *, blocking):
+            acquired = self.lock.acquire(blocking)
+            if not acquired:
+                asked.set()
+            return acquired
 
         def release(self):
-            if not second.cancelled():
-                canceller.cancel(second)
-            self._lock.release()
+            leaving.set()
+            assert asked.wait(PATIENCE)
+            self.lock.release()
 
-    canceller._at_work = Lock(canceller._at_work)
-    canceller.cancel(first)
-    assert done.wait(PATIENCE)
-    assert first.cancelled()
+    async def call(scope):
+        with scope:
+            await fn(3)
 
-
-async def test_keyboard_interrupt_cancels_the_future():
-    """Ctrl-C comes to a waiting call as a cancellation does."""
     pool = ByHand()
-
-    def raise_cancel():
-        raise KeyboardInterrupt
-
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Lock", Lock)
+        fn = in_executor(pool, square)
+    first, second = trio.CancelScope(), trio.CancelScope()
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(call, first)
+        nursery.start_soon(call, second)
+        await pool.submitted(2)
+        first.cancel()
+        await in_thread(leaving.wait)(PATIENCE)
+        second.cancel()
+    assert asked.is_set()
+    assert all(future.cancelled() for future in pool.futures)
 
-        @nursery.start_soon
-        async def _call():
+
+def test_keyboard_interrupt_cancels_the_future():
+    """Ctrl-C comes to a waiting call as a cancellation does."""
+
+    @trio.lowlevel.enable_ki_protection
+    async def interrupt(pool):
+        await pool.submitted(1)
+        signal.raise_signal(signal.SIGINT)
+
+    async def main():
+        pool = ByHand()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interrupt, pool)
             with pytest.raises(KeyboardInterrupt):
                 await in_executor(pool, square)(3)
+            await finished(pool.futures[0])
+        assert pool.futures[0].cancelled()
 
-        await pool.submitted(1)
-        (task,) = nursery.child_tasks
-        task._attempt_abort(raise_cancel)
-        await finished(pool.futures[0])
-    assert pool.futures[0].cancelled()
+    trio.run(main)
 
 
 # The rest
