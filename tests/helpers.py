@@ -3,6 +3,7 @@
 import gc
 import math
 import time
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -44,6 +45,22 @@ async def double_at_once(x):
     return x * 2
 
 
+async def fail_when_cancelled(exc):
+    """An item that fails out of its cancellation."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        try:
+            raise exc
+        finally:
+            del exc  # or this frame, in the traceback, would make a cycle
+
+
+async def rest_of(results):
+    """All that can still be received from a stream."""
+    return [completed async for completed in results]
+
+
 FUNCTIONS = pytest.mark.parametrize("fn", [double, double_at_once])
 
 
@@ -52,6 +69,30 @@ class FrozenError(Exception):
     """An exception that cannot take a note, nor any other attribute."""
 
     code: int
+
+
+class Thing:
+    """Something that a weak reference can watch, and `Things` can count."""
+
+
+class Things:
+    """Makes things, and counts those that are alive, and the most at once."""
+
+    def __init__(self):
+        self.alive = self.most = 0
+
+    def make(self):
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        return CountedThing(self)
+
+
+class CountedThing(Thing):
+    def __init__(self, things):
+        self.things = things
+
+    def __del__(self):
+        self.things.alive -= 1
 
 
 class Gauge:
@@ -196,6 +237,11 @@ def leaves(exc):
     if isinstance(exc, BaseExceptionGroup):
         return [leaf for member in exc.exceptions for leaf in leaves(member)]
     return [exc]
+
+
+def printed(exc):
+    """The traceback of an exception and of those it is chained to."""
+    return "".join(traceback.format_exception(exc))
 
 
 def notes_of(exc):

@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import DO_POLICIES, POLICIES, Gauge, leaves, limit_of, nothing_left, workers
+from helpers import DO_POLICIES, POLICIES, Gauge, fail_when_cancelled, leaves, limit_of, nothing_left, workers
 
 # Cancellation from outside
 
@@ -172,10 +172,7 @@ async def test_no_item_is_started_after_one_that_failed_out_of_the_cancellation(
 
     async def fn(x):
         began.append(x)
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ValueError
+        await fail_when_cancelled(ValueError)
 
     with trio.move_on_after(5), suppress(fanout.FanOutError):
         await fanout.map(fn, make(range(100)), limit=limit_of(2, shared), policy=policy)
@@ -463,10 +460,7 @@ def test_sigint_while_an_async_source_waits_propagates_bare(policy):
 
 def test_sigint_that_comes_with_failures_and_a_cancellation_wins():
     async def fn(x):
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ValueError
+        await fail_when_cancelled(ValueError)
 
     async def interrupt():
         await wait_all_tasks_blocked()

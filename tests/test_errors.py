@@ -19,7 +19,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import DO_POLICIES, FrozenError, double, leaves, notes_of
+from helpers import DO_POLICIES, FrozenError, double, leaves, notes_of, printed
 
 ERRORS = {
     1: ValueError("one"),
@@ -318,7 +318,7 @@ async def failures_of(fn, items):
 def test_each_member_has_a_note_that_names_its_item():
     error = make({1: ValueError(), 4: ExceptionGroup("", [OSError()]), 6: KeyError()}, 7)
     assert [notes_of(exc) for exc in error.exceptions] == [["item 1"], ["item 4"], ["item 6"]]
-    assert "item 4" in "".join(traceback.format_exception(error))
+    assert "item 4" in printed(error)
     match, _ = error.split(OSError)
     assert match is not None
     assert notes_of(match.exceptions[0]) == ["item 4"]
@@ -732,7 +732,7 @@ async def test_a_rare_kind_among_ten_thousand_is_found():
 
 
 def test_traceback_prints_each_failure():
-    text = "".join(traceback.format_exception(make()))
+    text = printed(make())
     assert all(message in text for message in ("one", "two", "four a", "four b", "four c", "five"))
 
 

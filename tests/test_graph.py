@@ -5,6 +5,7 @@ import copy
 import functools
 import math
 import pickle
+from contextlib import suppress
 from graphlib import CycleError
 from types import MappingProxyType
 
@@ -20,6 +21,7 @@ from helpers import (
     LIMITS,
     Gauge,
     busy,
+    fail_when_cancelled,
     leaves,
     limit_of,
     no_cycles,
@@ -341,12 +343,6 @@ async def test_fail_fast_raises_the_failure_bare_and_starts_nothing_more(shared,
 
 
 async def test_fail_fast_raises_the_first_in_the_mapping_and_tells_of_the_others(autojump_clock):
-    async def fail_when_cancelled():
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise KeyError("clean-up")
-
     async def fail_at_once(what):
         with trio.CancelScope(shield=True):
             await trio.sleep(1)
@@ -355,7 +351,7 @@ async def test_fail_fast_raises_the_first_in_the_mapping_and_tells_of_the_others
     with pytest.raises(ValueError, match="one") as info:
         await fanout.run_graph(
             {
-                "zero": Step(fail_when_cancelled),
+                "zero": Step(functools.partial(fail_when_cancelled, KeyError("clean-up"))),
                 "one": Step(functools.partial(fail_at_once, "one")),
                 ("two", 2): Step(functools.partial(fail_at_once, "two")),
             }
@@ -581,14 +577,9 @@ async def test_cancellation_from_outside_is_prompt_and_propagates(shared, policy
 
 @DO_POLICIES
 async def test_a_failure_outranks_a_cancellation_from_outside(policy, autojump_clock):
-    async def fail_when_cancelled():
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise KeyError
-
+    steps = {"a": Step(functools.partial(fail_when_cancelled, KeyError)), "b": Step(same, needs=("a",))}
     with trio.move_on_after(1) as scope, pytest.raises((KeyError, fanout.FanOutError)) as info:
-        await fanout.run_graph({"a": Step(fail_when_cancelled), "b": Step(same, needs=("a",))}, policy=policy)
+        await fanout.run_graph(steps, policy=policy)
     assert not scope.cancelled_caught
     assert type(leaves(info.value)[0]) is KeyError
 
@@ -766,10 +757,8 @@ async def attempt(kind, policy, limit):
     if kind == "unknown":
         steps[0] = Step(fn, needs=(99,))
     with trio.move_on_after(20 if kind == "outside" else 1000):
-        try:
+        with suppress(Exception, KeyboardInterrupt):
             await fanout.run_graph(steps, limit=limit, policy=policy, item_timeout=5 if kind == "timeout" else None)
-        except (Exception, KeyboardInterrupt):  # noqa: BLE001
-            pass
 
 
 @pytest.mark.parametrize(

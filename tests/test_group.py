@@ -3,6 +3,7 @@
 import contextvars
 import functools
 import math
+from contextlib import suppress
 
 import pytest
 import trio
@@ -11,7 +12,21 @@ from outcome import Error, Value
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import GROUP_POLICIES, LIMITS, Gauge, busy, double, limit_of, no_cycles, nothing_left, task_names, workers
+from helpers import (
+    GROUP_POLICIES,
+    LIMITS,
+    Gauge,
+    Thing,
+    Things,
+    busy,
+    double,
+    fail_when_cancelled,
+    limit_of,
+    no_cycles,
+    nothing_left,
+    task_names,
+    workers,
+)
 
 var = contextvars.ContextVar("var")
 
@@ -786,46 +801,34 @@ async def test_tasks_that_a_job_starts_see_its_variables():
 # What is left behind
 
 
-class Thing:
-    """Something whose life can be followed."""
-
-    alive = 0
-
-    def __init__(self):
-        Thing.alive += 1
-
-    def __del__(self):
-        Thing.alive -= 1
-
-
 async def test_a_group_keeps_neither_arguments_nor_values_nor_contexts_of_finished_jobs():
-    Thing.alive = 0
+    things = Things()
 
     async def job(thing):
-        var.set(Thing())
+        var.set(things.make())
         await trio.lowlevel.checkpoint()
         return thing
 
     async def submit(group):
         for _ in range(10):
-            group.start_soon(job, Thing())
+            group.start_soon(job, things.make())
 
     async with fanout.open_group(limit=3) as group:
         await submit(group)
-        assert Thing.alive == 10
+        assert things.alive == 10
         await wait_all_tasks_blocked()
-        assert Thing.alive == 0
+        assert things.alive == 0
 
 
 async def test_a_kept_handle_keeps_the_value_and_not_the_arguments():
-    Thing.alive = 0
+    things = Things()
 
     async def job(thing):
         await trio.lowlevel.checkpoint()
 
     def submit(group):
-        var.set(Thing())
-        handle = group.start_soon(job, Thing())
+        var.set(things.make())
+        handle = group.start_soon(job, things.make())
         var.set(None)
         return handle
 
@@ -833,7 +836,7 @@ async def test_a_kept_handle_keeps_the_value_and_not_the_arguments():
         handle = submit(group)
         await handle.wait()
         await wait_all_tasks_blocked()
-        assert Thing.alive == 0
+        assert things.alive == 0
     assert handle.value is None
 
 
@@ -858,17 +861,14 @@ async def work(kind, group, x):
         case "finder" if x < 20:
             group.start_soon(work, kind, group, x + 4)
         case "cleanup":
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise KeyError(x)
+            await fail_when_cancelled(KeyError(x))
     return Thing()
 
 
 async def attempt(kind, policy, limit):
     """One group, and nothing kept of it."""
     with trio.move_on_after(5 if kind in ("outside", "cleanup") else 1000):
-        try:
+        with suppress(Exception, KeyboardInterrupt):
             async with fanout.open_group(limit=limit, policy=policy) as group:
                 for x in range(8):
                     group.start_soon(work, kind, group, x)
@@ -877,8 +877,6 @@ async def attempt(kind, policy, limit):
                     raise OSError
                 if kind == "waiter":
                     await group.start_soon(work, kind, group, 5).wait()
-        except (Exception, KeyboardInterrupt):  # noqa: BLE001
-            pass
 
 
 @GROUP_POLICIES

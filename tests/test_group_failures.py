@@ -19,6 +19,7 @@ from helpers import (
     Gauge,
     busy,
     double,
+    fail_when_cancelled,
     leaves,
     limit_of,
     notes_of,
@@ -31,13 +32,6 @@ INTERRUPTS = pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit
 async def fail_after(seconds, exc=ValueError):
     await trio.sleep(seconds)
     raise exc
-
-
-async def fail_when_cancelled(exc):
-    try:
-        await trio.sleep_forever()
-    finally:
-        raise exc
 
 
 # FailFast
@@ -316,10 +310,7 @@ async def test_a_block_that_fails_out_of_the_cancellation_tells_of_the_cause(aut
     with pytest.raises(OSError, match="block") as info:
         async with fanout.open_group() as group:
             group.start_soon(fail_after, 1, ValueError("job"))
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise OSError("block")
+            await fail_when_cancelled(OSError("block"))
     chain = [info.value]
     while chain[-1].__context__ is not None:
         chain.append(chain[-1].__context__)

@@ -1,17 +1,26 @@
 """After any run nothing is left behind: no task, no token, no reference cycle."""
 
 import functools
+from contextlib import suppress
 
 import pytest
 import trio
 import trio.testing
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, POLICIES, AsyncCountingSource, FrozenError, double, limit_of, no_cycles, nothing_left
-
-
-class Thing:
-    """Something that a weak reference can watch."""
+from helpers import (
+    ALL_POLICIES,
+    POLICIES,
+    AsyncCountingSource,
+    FrozenError,
+    Thing,
+    Things,
+    double,
+    fail_when_cancelled,
+    limit_of,
+    no_cycles,
+    nothing_left,
+)
 
 
 async def ends(kind, x):
@@ -27,10 +36,7 @@ async def ends(kind, x):
         case "frozen":
             raise FrozenError(x)
         case "cleanup":
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise KeyError(x)
+            await fail_when_cancelled(KeyError(x))
         case "mixed group":
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep_forever)
@@ -54,11 +60,9 @@ async def attempt(kind, policy, make, limit):
     fn = functools.partial(ends, kind)
     timeout = 5 if kind == "timeout" else None
     with trio.move_on_after(5 if kind in ("outside", "cleanup", "mixed group") else 1000):
-        try:
+        with suppress(Exception, KeyboardInterrupt):
             await fanout.map(fn, make(range(4 if policy == fanout.FirstSuccess() else 0, 8)), limit=limit,
                              policy=policy, item_timeout=timeout)  # fmt: skip
-        except (Exception, KeyboardInterrupt):  # noqa: BLE001
-            pass
 
 
 @POLICIES
@@ -79,10 +83,8 @@ async def test_no_reference_cycle_is_left_by_do_and_fan_out(autojump_clock):
             functools.partial(fanout.do, fn, range(8), limit=3, policy=fanout.Collect(max_failures=2)),
             functools.partial(fanout.fan_out, [fn] * 3, 5),
         ):
-            try:
+            with suppress(Exception, KeyboardInterrupt):
                 await run()
-            except (Exception, KeyboardInterrupt):  # noqa: BLE001
-                pass
 
     for kind in ("success", "failure", "interrupt"):
         await once(kind)
@@ -145,19 +147,13 @@ async def test_no_reference_cycle_is_left_by_wrong_use():
 async def test_no_reference_cycle_is_left_by_several_interrupts(where):
     """The later ones come out of the cancellation that the first caused, and are chained to it."""
 
-    async def interrupt_when_cancelled():
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise KeyboardInterrupt
-
     async def stop():
         raise SystemExit
 
     async def once():
         try:
             async with fanout.open_group() as group:
-                group.start_soon(interrupt_when_cancelled)
+                group.start_soon(fail_when_cancelled, KeyboardInterrupt)
                 await trio.testing.wait_all_tasks_blocked()
                 if where == "block":
                     raise SystemExit
@@ -171,27 +167,16 @@ async def test_no_reference_cycle_is_left_by_several_interrupts(where):
 
 
 async def test_do_keeps_no_value_alive(autojump_clock):
-    alive = 0
-    most = 0
-
-    class Value:
-        def __init__(self):
-            nonlocal alive, most
-            alive += 1
-            most = max(most, alive)
-
-        def __del__(self):
-            nonlocal alive
-            alive -= 1
+    things = Things()
 
     async def fn(x):
-        value = Value()
+        value = things.make()
         await trio.lowlevel.checkpoint()
         return value
 
     await fanout.do(fn, range(1000), limit=5)
-    assert alive == 0
-    assert most <= 10
+    assert things.alive == 0
+    assert things.most <= 10
 
 
 async def test_no_task_and_no_token_is_left(shared, make, autojump_clock):
@@ -205,28 +190,19 @@ async def test_no_task_and_no_token_is_left(shared, make, autojump_clock):
 @pytest.mark.parametrize("limit", [1, 3])
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 async def test_only_the_items_that_run_are_alive(asynchronous, shared, limit):
-    alive = 0
+    things = Things()
     seen = []
 
-    class Item:
-        def __init__(self):
-            nonlocal alive
-            alive += 1
-
-        def __del__(self):
-            nonlocal alive
-            alive -= 1
-
     async def fn(item):
-        seen.append(alive)
+        seen.append(things.alive)
         del item
         for _ in range(10):  # while this one lasts, items are read for all the others
             await trio.lowlevel.checkpoint()
 
-    items = (Item() for _ in range(20))
+    items = (things.make() for _ in range(20))
     if asynchronous:
         items = AsyncCountingSource(items)  # no async generator, which would keep the last item
     await fanout.do(fn, items, limit=limit_of(limit, shared))
     assert len(seen) == 20
     assert max(seen) == limit
-    assert alive == 0
+    assert things.alive == 0

@@ -16,6 +16,7 @@ from helpers import (
     FUNCTIONS,
     Gauge,
     Sized,
+    Things,
     aiter_of,
     all_tasks,
     double,
@@ -303,47 +304,31 @@ async def test_do_takes_an_endless_source(source_class, autojump_clock):
 
 @pytest.mark.slow
 async def test_do_over_a_million_items_holds_few_of_them():
-    class Item:
-        alive = peak = 0
-
-        def __init__(self):
-            Item.alive += 1
-            Item.peak = max(Item.peak, Item.alive)
-
-        def __del__(self):
-            Item.alive -= 1
+    things = Things()
 
     async def fn(item):
         pass
 
-    await fanout.do(fn, (Item() for _ in range(1_000_000)), limit=16)
-    assert Item.alive == 0
-    assert Item.peak <= 17
+    await fanout.do(fn, (things.make() for _ in range(1_000_000)), limit=16)
+    assert things.alive == 0
+    assert things.most <= 17
 
 
 async def test_an_idle_run_holds_no_item_and_no_value():
     """A worker that waits for the source keeps nothing of its last item alive."""
 
-    class Thing:
-        alive = 0
-
-        def __init__(self):
-            Thing.alive += 1
-
-        def __del__(self):
-            Thing.alive -= 1
-
-    send, receive = trio.open_memory_channel[Thing](0)
+    things = Things()
+    send, receive = trio.open_memory_channel(0)
 
     async def fn(item):
-        return Thing()
+        return things.make()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fanout.do, fn, receive)
         for _ in range(3):
-            await send.send(Thing())
+            await send.send(things.make())
         await wait_all_tasks_blocked()
-        assert Thing.alive == 0
+        assert things.alive == 0
         await send.aclose()
 
 

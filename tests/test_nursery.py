@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from helpers import FrozenError, no_cycles, nothing_left
+from helpers import FrozenError, fail_when_cancelled, no_cycles, nothing_left, printed
 from trio_fanout._core.exceptions import chain, chain_of, raise_unchanged, set_context
 from trio_fanout._core.nursery import SingleExceptionNursery, leave
 
@@ -49,17 +49,6 @@ class open_nursery:  # noqa: N801  # stands where `trio.open_nursery` would
 async def fail(exc):
     await trio.lowlevel.checkpoint()
     raise exc
-
-
-async def fail_when_cancelled(exc):
-    try:
-        await trio.sleep_forever()
-    finally:
-        raise exc
-
-
-def printed(exc):
-    return "".join(traceback.format_exception(exc))
 
 
 async def test_an_empty_block_leaves_nothing():
@@ -263,12 +252,6 @@ async def test_conclude_may_suppress():
 
 @pytest.mark.parametrize("where", ["block", "task", "both", "conclude", "cancelled"])
 async def test_no_reference_cycle_is_left(where):
-    async def clean_up_badly():
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ValueError
-
     async def once():
         def conclude(leaving):
             return KeyError() if where == "conclude" else leaving
@@ -279,7 +262,7 @@ async def test_no_reference_cycle_is_left(where):
                     for _ in range(3):
                         nursery.start_soon(trio.sleep_forever)
                     if where in ("task", "both"):
-                        nursery.start_soon(clean_up_badly)
+                        nursery.start_soon(fail_when_cancelled, ValueError)
                     await wait_all_tasks_blocked()
                     if where in ("block", "both"):
                         raise KeyError

@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, POLICIES, FrozenError, Gauge, aiter_of, notes_of
+from helpers import ALL_POLICIES, POLICIES, FrozenError, Gauge, aiter_of, fail_when_cancelled, notes_of
 
 
 async def quick_aiter_of(items):
@@ -32,10 +32,7 @@ async def odd_fails(x):
 
 async def cleanup_fails(x):
     """Fails out of its cancellation."""
-    try:
-        await trio.sleep_forever()
-    finally:
-        raise KeyError(f"cleanup of {x}")
+    await fail_when_cancelled(KeyError(f"cleanup of {x}"))
 
 
 # The policies themselves

@@ -1,14 +1,24 @@
 """Where items come from: sources that raise, that are closed, that hold scopes open, and that are not ours to close."""
 
-import traceback
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import POLICIES, AsyncCountingSource, FrozenError, Gauge, double, limit_of, no_cycles, nothing_left
+from helpers import (
+    POLICIES,
+    AsyncCountingSource,
+    FrozenError,
+    Gauge,
+    double,
+    fail_when_cancelled,
+    limit_of,
+    no_cycles,
+    nothing_left,
+    printed,
+)
 
 KINDS = pytest.mark.parametrize("kind", ["sync", "async"])
 
@@ -65,10 +75,7 @@ async def test_failures_so_far_are_chained_to_what_the_source_raises(suppressed,
     async def fn(x):
         if x == 0:
             raise ValueError("recorded before")
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ValueError("recorded in the cleanup")
+        await fail_when_cancelled(ValueError("recorded in the cleanup"))
 
     class Source:
         def __init__(self):
@@ -106,7 +113,7 @@ async def test_failures_so_far_are_chained_to_what_the_source_raises(suppressed,
     source = Source() if kind == "async" else iter(Source().__next__, None)
     with pytest.raises(SourceError) as excinfo:
         await fanout.map(fn, source, policy=policy, limit=3)
-    text = "".join(traceback.format_exception(excinfo.value))
+    text = printed(excinfo.value)
     assert "recorded before" in text
     if kind == "async":
         assert "recorded in the cleanup" in text
@@ -119,7 +126,7 @@ async def test_failures_are_chained_to_a_source_error_that_is_frozen(autojump_cl
     for kind in ("sync", "async"):
         with pytest.raises(FrozenError) as excinfo:
             await fanout.map(fn, raising(kind, 2, FrozenError(1), after=1), policy=fanout.Collect())
-        assert "recorded before" in "".join(traceback.format_exception(excinfo.value))
+        assert "recorded before" in printed(excinfo.value)
 
 
 async def test_a_failure_that_the_source_raises_again_is_printed_once(autojump_clock):
@@ -138,7 +145,7 @@ async def test_a_failure_that_the_source_raises_again_is_printed_once(autojump_c
         with pytest.raises((ValueError, SourceError)) as excinfo:
             await fanout.map(fn, source(error), policy=fanout.Collect())
         assert excinfo.value is error
-        assert "".join(traceback.format_exception(error)).count("ValueError: the failure") == 1
+        assert printed(error).count("ValueError: the failure") == 1
 
 
 async def test_an_interrupt_out_of_a_source_error_keeps_its_chain(autojump_clock):
@@ -158,7 +165,7 @@ async def test_an_interrupt_out_of_a_source_error_keeps_its_chain(autojump_clock
     with pytest.raises(KeyboardInterrupt) as excinfo:
         await fanout.map(fn, source())
     assert excinfo.value.__cause__ is error
-    assert "".join(traceback.format_exception(excinfo.value)).count("SourceError: the source") == 1
+    assert printed(excinfo.value).count("SourceError: the source") == 1
 
 
 async def test_a_source_error_without_failures_has_nothing_chained_to_it():
@@ -183,7 +190,7 @@ async def test_a_source_that_raises_when_it_is_cancelled_by_a_failure(autojump_c
 
     with pytest.raises(SourceError) as excinfo:
         await fanout.map(fn, source())
-    assert "the failure" in "".join(traceback.format_exception(excinfo.value))
+    assert "the failure" in printed(excinfo.value)
 
 
 @POLICIES
@@ -332,10 +339,8 @@ async def test_an_async_generator_is_closed_in_its_task_when_the_run_ends_early(
         return 7 if x == 3 and end == "not awaitable" else fn(x)
 
     with trio.CancelScope() as scope:
-        try:
+        with suppress(Exception, KeyboardInterrupt):
             await fanout.map(call, source.generator, limit=3, policy=policy)
-        except (Exception, KeyboardInterrupt):  # noqa: BLE001
-            pass
         assert source.closed
     assert len(source.tasks) == 1
 

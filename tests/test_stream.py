@@ -23,13 +23,9 @@ from helpers import (
     double_at_once,
     limit_of,
     nothing_left,
+    rest_of,
     task_names,
 )
-
-
-async def rest_of(results):
-    """All that can still be read."""
-    return [completed async for completed in results]
 
 
 async def sleep_and_return(seconds):

@@ -3,6 +3,7 @@
 import functools
 import traceback
 import weakref
+from contextlib import suppress
 
 import outcome
 import pytest
@@ -14,12 +15,16 @@ from helpers import (
     DO_POLICIES,
     GROUP_POLICIES,
     FrozenError,
+    Thing,
     aiter_of,
     double_at_once,
+    fail_when_cancelled,
     limit_of,
     no_cycles,
     notes_of,
     nothing_left,
+    printed,
+    rest_of,
 )
 
 
@@ -29,10 +34,6 @@ class ItemError(Exception):
 
 class SourceError(Exception):
     pass
-
-
-async def rest_of(results):
-    return [completed async for completed in results]
 
 
 def fails_at(failing, seconds=1):
@@ -306,10 +307,7 @@ async def test_a_failure_never_handed_over_is_raised_on_leaving(how, policy, err
 
 async def test_a_failure_that_comes_of_leaving_is_raised_too(autojump_clock):
     async def fn(x):
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ItemError
+        await fail_when_cancelled(ItemError)
 
     with nothing_left(), pytest.raises(ItemError):
         async with fanout.stream(fn, range(3)):
@@ -327,7 +325,7 @@ async def test_the_blocks_own_exception_leaves_bare_also_over_a_failure(make, fa
             await trio.sleep(5 if failed else 0.5)
             raise error
     assert excinfo.value is error
-    assert ("of an item" in "".join(traceback.format_exception(error))) == failed
+    assert ("of an item" in printed(error)) == failed
 
 
 async def test_the_blocks_exception_keeps_its_context_and_cause(autojump_clock):
@@ -456,10 +454,7 @@ async def test_a_reader_outside_of_the_cancelled_scope_gets_a_failure_once(polic
             pass
 
     async def fn(x):
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ItemError
+        await fail_when_cancelled(ItemError)
 
     async with trio.open_nursery() as nursery:
         with trio.move_on_after(1):
@@ -475,14 +470,8 @@ async def test_a_reader_outside_of_the_cancelled_scope_gets_a_failure_once(polic
 @GROUP_POLICIES
 async def test_a_mixed_group_gives_trio_the_cancelled_and_the_policy_the_rest(policy, autojump_clock):
     async def fn(x):
-        async def fail():
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise ItemError
-
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(fail)
+            nursery.start_soon(fail_when_cancelled, ItemError)
             nursery.start_soon(trio.sleep_forever)
 
     errors = []
@@ -567,7 +556,7 @@ async def test_an_interrupt_on_leaving_is_not_swallowed(autojump_clock):
                 await trio.sleep(1)
                 if block_error:
                     raise block_error
-        assert ("SourceError" in "".join(traceback.format_exception(excinfo.value))) == bool(block_error)
+        assert ("SourceError" in printed(excinfo.value)) == bool(block_error)
 
 
 # Sources that raise
@@ -615,7 +604,7 @@ async def test_failures_so_far_are_chained_to_what_the_source_raises(autojump_cl
     with pytest.raises(SourceError) as excinfo:
         async with fanout.stream(fails_at({0: ItemError("shown")}), source(), policy=fanout.Collect()) as results:
             await rest_of(results)
-    assert "ItemError: shown" in "".join(traceback.format_exception(excinfo.value))
+    assert "ItemError: shown" in printed(excinfo.value)
 
 
 async def test_a_source_that_cannot_be_iterated_after_all(make):
@@ -646,10 +635,6 @@ async def test_an_error_in_closing_the_source_is_raised_on_leaving(autojump_cloc
 
 
 # Nothing is left behind
-
-
-class Thing:
-    """Something that a weak reference can watch."""
 
 
 @GROUP_POLICIES
@@ -695,10 +680,7 @@ async def ends(kind, x):
         case "frozen":
             raise FrozenError(x)
         case "cleanup" | "block fails over cleanup":
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise KeyError(x)
+            await fail_when_cancelled(KeyError(x))
         case "interrupt":
             raise KeyboardInterrupt
         case "outside" | "block fails" | "break":
@@ -722,7 +704,7 @@ def broken_after(items):
 async def attempt(kind, policy, make, limit, ordered):
     items = broken_after(range(8)) if kind == "source" else range(8)
     with trio.move_on_after(8 if kind in ("outside", "cleanup") else 1000):
-        try:
+        with suppress(Exception, KeyboardInterrupt):
             async with fanout.stream(
                 functools.partial(ends, kind), make(items), limit=limit, policy=policy, ordered=ordered
             ) as results:
@@ -736,8 +718,6 @@ async def attempt(kind, policy, make, limit, ordered):
                         break
                     if kind == "aclose" and index == 3:
                         await results.aclose()
-        except (Exception, KeyboardInterrupt):  # noqa: BLE001
-            pass
 
 
 @GROUP_POLICIES

@@ -8,7 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import FUNCTIONS, Gauge, Sized, double, double_at_once, limit_of, nothing_left, workers
+from helpers import FUNCTIONS, Gauge, Sized, Things, double, double_at_once, limit_of, nothing_left, workers
 
 
 class Odd(Exception):
@@ -336,31 +336,20 @@ async def test_two_streams_on_one_limiter_get_along(source_class, autojump_clock
 
 
 async def test_items_and_values_live_no_longer_than_they_are_out(source_class, ordered):
-    alive = most = 0
-
-    class Thing:
-        def __init__(self):
-            nonlocal alive, most
-            alive += 1
-            most = max(most, alive)
-
-        def __del__(self):
-            nonlocal alive
-            alive -= 1
+    things = Things()
 
     async def fn(x):
         await trio.lowlevel.checkpoint()
-        return Thing()
+        return things.make()
 
-    async with fanout.stream(
-        fn, source_class(Thing() for _ in range(2000)), limit=3, buffer=4, ordered=ordered
-    ) as results:
+    source = source_class(things.make() for _ in range(2000))
+    async with fanout.stream(fn, source, limit=3, buffer=4, ordered=ordered) as results:
         async for completed in results:
             del completed
             await trio.lowlevel.checkpoint()
-        assert alive <= 2  # what the frames of this test hold
-    assert alive <= 1  # enumerate() keeps what it gave last
-    assert most <= 2 * (3 + 4 + 1) + 2
+        assert things.alive <= 2  # what the frames of this test hold
+    assert things.alive <= 1  # enumerate() keeps what it gave last
+    assert things.most <= 2 * (3 + 4 + 1) + 2
 
 
 @pytest.mark.slow
