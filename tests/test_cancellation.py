@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import DO_POLICIES, POLICIES, Gauge, fail_when_cancelled, leaves, limit_of, nothing_left, workers
+from helpers import DO_POLICIES, POLICIES, Gauge, fail_when_cancelled, limit_of, nothing_left, workers
 
 # Cancellation from outside
 
@@ -94,11 +94,11 @@ async def test_failures_outrank_a_cancellation(policy, make, autojump_clock):
 async def test_move_on_after_around_a_failed_run_raises_the_failure(autojump_clock):
     async def fn(x):
         if x == 0:
-            raise ValueError
+            raise ValueError("failed")
         with trio.CancelScope(shield=True):
             await trio.sleep(9)
 
-    with pytest.raises(ValueError), trio.move_on_after(5):  # noqa: PT011
+    with pytest.raises(ValueError, match="failed"), trio.move_on_after(5):
         await fanout.map(fn, range(2))
 
 
@@ -106,11 +106,11 @@ async def test_a_failure_of_a_shielded_item_outranks_an_earlier_cancellation(aut
     async def fn(x):
         with trio.CancelScope(shield=True):
             await trio.sleep(9)
-        raise ValueError
+        raise ValueError("failed")
 
-    with pytest.raises(ValueError), trio.move_on_after(5):  # noqa: PT011
+    with pytest.raises(ValueError, match="failed"), trio.move_on_after(5):
         await fanout.map(fn, range(2))
-    with pytest.raises(ValueError), trio.fail_after(5):  # noqa: PT011
+    with pytest.raises(ValueError, match="failed"), trio.fail_after(5):
         await fanout.map(fn, range(2))
 
 
@@ -258,9 +258,8 @@ async def test_siblings_cancellation_never_surfaces_instead_of_the_cause(autojum
             if x == 2:
                 raise OSError("root cause")
 
-    with pytest.raises(ExceptionGroup) as excinfo:
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="^root cause$"), flatten_subgroups=True):
         await fanout.map(fn, [1, 2, 3], limit=2)
-    assert [repr(leaf) for leaf in leaves(excinfo.value)] == ["OSError('root cause')"]
 
 
 # KeyboardInterrupt and its like
@@ -351,10 +350,9 @@ async def test_a_group_that_holds_one_is_no_failure_and_kept_whole(policy):
     async def fn(x):
         raise group
 
-    with pytest.raises(BaseExceptionGroup) as excinfo:
+    with pytest.RaisesGroup(KeyboardInterrupt, ValueError, match="^mine$") as excinfo:
         await fanout.map(fn, [1], policy=policy)
-    assert excinfo.value.message == "mine"  # Trio's nursery may copy groups, but not what is in them
-    assert excinfo.value.exceptions == group.exceptions
+    assert excinfo.value.exceptions == group.exceptions  # Trio's nursery may copy groups, but not what is in them
 
 
 @POLICIES
@@ -371,10 +369,8 @@ async def test_a_group_of_one_and_of_cancelled_keeps_the_interrupt(policy, autoj
             nursery.start_soon(child, False)
             nursery.start_soon(child, True)
 
-    with pytest.raises(BaseException) as excinfo, trio.move_on_after(1):  # noqa: PT011
+    with pytest.RaisesGroup(KeyboardInterrupt), trio.move_on_after(1):
         await fanout.map(fn, [1, 2], policy=policy)
-    assert any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves(excinfo.value))
-    assert not any(isinstance(leaf, trio.Cancelled) for leaf in leaves(excinfo.value))
 
 
 async def test_an_exit_that_is_frozen_propagates(autojump_clock):

@@ -353,7 +353,7 @@ async def test_future_that_takes_no_callback_is_cancelled(caplog):
 
     class Deaf(Future):
         def add_done_callback(self, fn):
-            raise ValueError
+            raise ValueError("deaf")
 
         def cancel(self):
             cancelled.set()
@@ -361,7 +361,7 @@ async def test_future_that_takes_no_callback_is_cancelled(caplog):
 
     pool = ByHand()
     pool.new_future = Deaf
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError, match="deaf"):
         await in_executor(pool, square)(3)
     assert await in_thread(cancelled.wait)(PATIENCE)
 

@@ -357,8 +357,10 @@ async def test_fail_fast_raises_the_first_in_the_mapping_and_tells_of_the_others
             }
         )
     assert notes_of(info.value) == [
-        "step 'one'", "step 'zero' also failed: KeyError: 'clean-up'", "step ('two', 2) also failed: ValueError: two",
-    ]  # fmt: skip
+        "step 'one'",
+        "step 'zero' also failed: KeyError: 'clean-up'",
+        "step ('two', 2) also failed: ValueError: two",
+    ]
 
 
 async def test_a_time_out_is_a_failure_of_its_step(step, autojump_clock):

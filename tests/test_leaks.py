@@ -50,9 +50,7 @@ async def ends(kind, x):
     return Thing()
 
 
-KINDS = [
-    "success", "failure", "group", "frozen", "cleanup", "mixed group", "interrupt", "timeout", "outside", "nested",
-]  # fmt: skip
+KINDS = ["success", "failure", "group", "frozen", "cleanup", "mixed group", "interrupt", "timeout", "outside", "nested"]
 
 
 async def attempt(kind, policy, make, limit):
@@ -61,8 +59,8 @@ async def attempt(kind, policy, make, limit):
     timeout = 5 if kind == "timeout" else None
     with trio.move_on_after(5 if kind in ("outside", "cleanup", "mixed group") else 1000):
         with suppress(Exception, KeyboardInterrupt):
-            await fanout.map(fn, make(range(4 if policy == fanout.FirstSuccess() else 0, 8)), limit=limit,
-                             policy=policy, item_timeout=timeout)  # fmt: skip
+            items = make(range(4 if policy == fanout.FirstSuccess() else 0, 8))
+            await fanout.map(fn, items, limit=limit, policy=policy, item_timeout=timeout)
 
 
 @POLICIES

@@ -452,9 +452,9 @@ async def test_a_failure_is_prompt_while_a_source_holds_a_scope_and_the_run_is_f
 
     async def fn(x):
         await trio.sleep(2)
-        raise ValueError
+        raise ValueError("failed")
 
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError, match="failed"):
         await fanout.do(fn, source(), limit=2)
     assert trio.current_time() == 2
 
@@ -469,9 +469,9 @@ async def test_the_close_of_a_generator_may_wait_with_a_shield(autojump_clock):
                 await trio.sleep(3)
 
     async def fn(x):
-        raise ValueError
+        raise ValueError("failed")
 
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError, match="failed"):
         await fanout.map(fn, source())
     assert trio.current_time() == 3
 
@@ -483,9 +483,9 @@ async def test_an_async_iterable_that_is_no_generator_is_left_open(autojump_cloc
 
     async def fn(x):
         if x == 3:
-            raise ValueError
+            raise ValueError("failed")
 
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError, match="failed"):
         await fanout.do(fn, receive, limit=1)
     assert await receive.receive() == 4  # the run took no more than it needed
     with pytest.raises(trio.TooSlowError):
@@ -504,9 +504,9 @@ async def test_an_iterable_that_makes_a_generator_has_that_generator_closed(auto
             return watched.generator
 
     async def fn(x):
-        raise ValueError
+        raise ValueError("failed")
 
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError, match="failed"):
         await fanout.do(fn, Iterable(), limit=1)
     assert watched.closed
 
@@ -543,10 +543,10 @@ async def test_a_sync_generator_is_left_to_its_owner():
 
     async def fn(x):
         if x == 3:
-            raise ValueError
+            raise ValueError("failed")
 
     items = source()
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError, match="failed"):
         await fanout.map(fn, items, limit=1)
     assert next(items) == 4
 
