@@ -9,12 +9,12 @@ from hypothesis import settings
 from helpers import AsyncCountingSource, CountingSource, aiter_of
 
 # No deadline: a slow moment of the machine is not a failure. In CI the same examples every time: what a random search
-# finds should turn up on somebody's own machine, not in an unrelated change.
+# finds should turn up on a developer's machine, not in an unrelated change.
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
-# The terminal of whoever runs this is not what is tested.
+# The terminal that the tests are run from is not what is tested.
 os.environ["TERM"] = "xterm"
 for name in ("COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)

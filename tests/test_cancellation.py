@@ -182,7 +182,7 @@ async def test_no_item_is_started_after_one_that_failed_out_of_the_cancellation(
 async def test_no_item_is_started_after_an_interrupt(autojump_clock):
     """Though the one that raised it puts a token back, and another item waits for it."""
     limiter = trio.CapacityLimiter(2)
-    limiter.acquire_on_behalf_of_nowait("somebody else")
+    limiter.acquire_on_behalf_of_nowait("other")
     began = []
 
     async def fn(x):
@@ -235,7 +235,7 @@ async def test_a_cancelled_scope_inside_an_item_stays_inside(autojump_clock):
 
 
 @POLICIES
-async def test_a_stray_cancelled_error_from_a_scope_of_a_nested_run(policy, autojump_clock):
+async def test_a_foreign_cancelled_from_a_scope_of_a_nested_run(policy, autojump_clock):
     """The inner run is cancelled by the outer item's own scope; the outer run knows nothing of it."""
 
     async def outer(x):
@@ -274,7 +274,7 @@ KINDS = pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Generato
 
 @POLICIES
 @KINDS
-async def test_what_is_no_exception_cancels_the_run_and_propagates_bare(kind, shared, make, policy, autojump_clock):
+async def test_a_base_exception_cancels_the_run_and_propagates_unwrapped(kind, shared, make, policy, autojump_clock):
     error = kind("stop")
     gauge = Gauge()
 
@@ -296,7 +296,7 @@ async def test_what_is_no_exception_cancels_the_run_and_propagates_bare(kind, sh
 
 @POLICIES
 @KINDS
-async def test_it_propagates_bare_from_do_and_fan_out_too(kind, policy):
+async def test_it_propagates_unwrapped_from_do_and_fan_out_too(kind, policy):
     async def fn(x):
         raise kind
 
@@ -309,7 +309,7 @@ async def test_it_propagates_bare_from_do_and_fan_out_too(kind, policy):
 
 @POLICIES
 @KINDS
-async def test_it_propagates_bare_with_a_cancellation_from_outside(kind, make, policy, autojump_clock):
+async def test_it_propagates_unwrapped_with_a_cancellation_from_outside(kind, make, policy, autojump_clock):
     """As one exception out of a nursery that holds Cancelled as well, and failures."""
     error = kind("stop")
 
@@ -394,7 +394,7 @@ async def test_an_exit_that_is_frozen_propagates(autojump_clock):
 
 
 @POLICIES
-def test_sigint_in_an_item_propagates_bare(policy, make):
+def test_sigint_in_an_item_propagates_unwrapped(policy, make):
     async def fn(x):
         if x == 1:
             signal.raise_signal(signal.SIGINT)
@@ -409,7 +409,7 @@ def test_sigint_in_an_item_propagates_bare(policy, make):
 
 
 @POLICIES
-def test_sigint_while_the_caller_waits_propagates_bare(policy, make, shared):
+def test_sigint_while_the_caller_waits_propagates_unwrapped(policy, make, shared):
     """It reaches the main task, which waits inside of the call."""
 
     async def interrupt():
@@ -428,7 +428,7 @@ def test_sigint_while_the_caller_waits_propagates_bare(policy, make, shared):
 
 
 @POLICIES
-def test_sigint_while_an_async_source_waits_propagates_bare(policy):
+def test_sigint_while_an_async_source_waits_propagates_unwrapped(policy):
     closed = []
 
     async def source():
@@ -471,7 +471,7 @@ def test_sigint_that_comes_with_failures_and_a_cancellation_wins():
         trio.run(main)
 
 
-async def stray():
+async def foreign_cancelled():
     """A Cancelled that belongs to nothing any more."""
     kept = []
     with trio.CancelScope() as scope:
@@ -487,7 +487,7 @@ async def stray():
 @POLICIES
 async def test_a_cancellation_from_elsewhere_is_not_taken_for_the_end(policy):
     """An item that raises a Cancelled which it kept from somewhere else: as if it were awaited directly."""
-    kept = await stray()
+    kept = await foreign_cancelled()
 
     async def fn(x):
         if x:
@@ -500,7 +500,7 @@ async def test_a_cancellation_from_elsewhere_is_not_taken_for_the_end(policy):
 
 
 async def test_a_cancellation_from_elsewhere_out_of_a_source():
-    kept = await stray()
+    kept = await foreign_cancelled()
 
     def source():
         yield 0
@@ -516,7 +516,7 @@ async def test_a_cancellation_from_elsewhere_out_of_a_source():
 
 
 async def test_a_cancellation_from_elsewhere_is_not_the_end_of_a_stream():
-    kept = await stray()
+    kept = await foreign_cancelled()
     seen = []
 
     async def fn(x):

@@ -1,4 +1,4 @@
-"""`FanOutError`: an exception group that knows whose its members are, whatever is done to it."""
+"""`FanOutError`: an exception group that knows which items its members belong to, and keeps that true."""
 
 import concurrent.futures
 import copy

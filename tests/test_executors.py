@@ -113,7 +113,7 @@ def leave_several(_):
     raise BaseExceptionGroup("several", [SystemExit(2), ValueError()])
 
 
-def async_in_disguise(_):
+def returns_coroutine(_):
     return coroutine_function()
 
 
@@ -233,7 +233,7 @@ async def test_broken_process_pool_is_a_failure():
             await in_executor(pool, square)(3)
 
 
-async def test_cancelled_by_somebody_else_is_a_failure():
+async def test_cancelled_by_others_is_a_failure():
     pool = ByHand()
 
     async def cancel():
@@ -250,15 +250,15 @@ async def test_cancelled_by_somebody_else_is_a_failure():
 
 
 @pytest.mark.parametrize("abandon_on_cancel", [False, True])
-async def test_async_function_in_disguise_is_a_type_error(threads, abandon_on_cancel):
+async def test_function_that_returns_a_coroutine_is_a_type_error(threads, abandon_on_cancel):
     """And no warning that a coroutine was never awaited."""
     for fn, returned in ((lambda _: coroutine_function(), "a coroutine"), (awaitable, "an Awaitable")):
         with pytest.raises(TypeError, match=f"fn of in_executor must be .* not async, but .* returned {returned}"):
             await fanout.map(in_executor(threads, fn, abandon_on_cancel=abandon_on_cancel), [1])
 
 
-async def test_async_function_in_disguise_is_a_type_error_across_processes(processes, capfd):
-    for fn in (async_in_disguise, functools.partial(async_in_disguise), awaitable):
+async def test_function_that_returns_a_coroutine_is_a_type_error_across_processes(processes, capfd):
+    for fn in (returns_coroutine, functools.partial(returns_coroutine), awaitable):
         with pytest.raises(TypeError, match="must be a function that is not async") as caught:
             await in_executor(processes, fn)(1)
         assert fanout.in_executor(processes, fn).__name__ in str(caught.value)
@@ -275,7 +275,7 @@ async def test_async_function_in_disguise_is_a_type_error_across_processes(proce
     ],
 )
 @pytest.mark.parametrize("where", ["threads", "processes"])
-async def test_what_is_no_exception_is_one_items_failure(request, where, fn, arg, told):
+async def test_a_base_exception_is_one_items_failure(request, where, fn, arg, told):
     """`sys.exit()` in an executor does not end the caller's program."""
     work = in_executor(request.getfixturevalue(where), fn)
     with pytest.raises(RuntimeError, match=told) as caught:
@@ -287,7 +287,7 @@ async def test_what_is_no_exception_is_one_items_failure(request, where, fn, arg
 
 
 @pytest.mark.parametrize("exc", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-async def test_what_is_no_exception_is_a_failure_also_where_the_executor_puts_it_into_the_future(exc):
+async def test_a_base_exception_is_a_failure_also_if_the_executor_puts_it_into_the_future(exc):
     class Failing(ByHand):
         def new_future(self):
             future = Future()
@@ -366,7 +366,7 @@ async def test_future_that_takes_no_callback_is_cancelled(caplog):
     assert await in_thread(cancelled.wait)(PATIENCE)
 
 
-async def test_cancelled_while_it_submits_what_is_no_future():
+async def test_cancelled_while_it_submits_what_is_not_a_future():
     """The cancellation does not hide it."""
 
     class Nothing(SlowToSubmit):

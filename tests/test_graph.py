@@ -98,7 +98,7 @@ async def test_names_are_any_hashable_things():
     assert results == {key: (), 3: ((),), ("t", 1): (((),), ())}
 
 
-async def test_any_mapping_and_any_iterable_of_needs_will_do():
+async def test_any_mapping_and_any_iterable_of_needs_is_accepted():
     steps = MappingProxyType({"a": Step(same), "b": Step(same, needs=(name for name in "a"))})
     assert await fanout.run_graph(steps) == {"a": (), "b": ((),)}
     assert await fanout.run_graph(steps) == {"a": (), "b": ((),)}
@@ -322,7 +322,7 @@ async def test_variables_of_a_step_are_its_own(limit):
 # FailFast
 
 
-async def test_fail_fast_raises_the_failure_bare_and_starts_nothing_more(shared, step, autojump_clock):
+async def test_fail_fast_raises_the_failure_unwrapped_and_starts_nothing_more(shared, step, autojump_clock):
     error = ValueError("no")
     with nothing_left(), pytest.raises(ValueError, match="no") as info:
         await fanout.run_graph(
@@ -597,7 +597,7 @@ async def test_under_settle_the_cancellation_outranks_failures(step, autojump_cl
 @GROUP_POLICIES
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_an_interrupt_in_a_step_leaves_bare(cancelled, interrupt, shared, policy, step, autojump_clock):
+async def test_an_interrupt_in_a_step_propagates_unwrapped(cancelled, interrupt, shared, policy, step, autojump_clock):
     error = interrupt("stop")
 
     async def stop(name):
@@ -769,7 +769,7 @@ async def attempt(kind, policy, limit):
 @pytest.mark.parametrize("kind", ENDS)
 async def test_no_reference_cycle_is_left(kind, policy, autojump_clock):
     limiter = trio.CapacityLimiter(3)
-    await attempt(kind, policy, 3)  # what is made once and kept for ever is no leak
+    await attempt(kind, policy, 3)  # what is made once and kept forever is no leak
     for limit in (3, limiter):
         with no_cycles(), nothing_left(limiter):
             await attempt(kind, policy, limit)

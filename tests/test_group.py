@@ -205,7 +205,7 @@ async def test_a_thousand_jobs_that_wait_run_at_once_without_a_limit(autojump_cl
 
 
 async def test_jobs_that_never_wait_let_other_tasks_in():
-    """A job that queues its successor for ever is an endless run of functions that never wait."""
+    """A job that queues its successor forever is an endless run of functions that never wait."""
 
     async def job(group):
         busy(0.0005)
@@ -544,7 +544,7 @@ async def test_to_submit_after_the_block_is_a_runtime_error():
 
 
 async def test_no_job_is_left_hanging_when_the_group_ends_while_another_task_submits():
-    """Whatever turn of the loop it is, `start_soon` either raises or the job is done in the end."""
+    """In any turn of the loop, `start_soon` either raises or the job is done in the end."""
     for turns in range(12):
         handles = []
 
@@ -612,7 +612,7 @@ async def test_idle_workers_hold_no_token():
         assert await fanout.map(double, [1, 2], limit=limiter) == [2, 4]
 
 
-async def test_a_group_whose_jobs_are_done_ends_whoever_holds_the_tokens(autojump_clock):
+async def test_a_group_whose_jobs_are_done_ends_though_others_hold_the_tokens(autojump_clock):
     limiter = trio.CapacityLimiter(2)
 
     async def take_the_other_token():
@@ -883,7 +883,7 @@ async def attempt(kind, policy, limit):
 @pytest.mark.parametrize("kind", ENDS)
 async def test_no_reference_cycle_is_left(kind, policy, autojump_clock):
     limiter = trio.CapacityLimiter(3)
-    await attempt(kind, policy, 3)  # what is made once and kept for ever is no leak
+    await attempt(kind, policy, 3)  # what is made once and kept forever is no leak
     for limit in (3, limiter):
         with no_cycles(), nothing_left(limiter):
             await attempt(kind, policy, limit)

@@ -37,7 +37,7 @@ async def fail_after(seconds, exc=None):
 # FailFast
 
 
-async def test_fail_fast_cancels_the_jobs_and_the_block_and_raises_bare(autojump_clock):
+async def test_fail_fast_cancels_the_jobs_and_the_block_and_raises_unwrapped(autojump_clock):
     error = ValueError("no")
     gauge = Gauge()
 
@@ -83,7 +83,7 @@ async def test_fail_fast_raises_the_primary_failure_and_tells_of_the_others(auto
     ]
 
 
-async def test_a_failure_of_a_job_that_a_job_found_takes_all(autojump_clock):
+async def test_a_failure_of_a_job_that_a_job_found_cancels_all(autojump_clock):
     async def finder(group):
         group.start_soon(fail_after, 1)
         await trio.sleep_forever()
@@ -211,7 +211,7 @@ async def test_settle_raises_nothing(autojump_clock):
 
 
 @GROUP_POLICIES
-async def test_an_exception_in_the_block_cancels_the_jobs_and_leaves_bare(shared, policy, autojump_clock):
+async def test_an_exception_in_the_block_cancels_the_jobs_and_is_unwrapped(shared, policy, autojump_clock):
     error = OSError("block")
     gauge = Gauge()
 
@@ -283,7 +283,7 @@ def test_a_lenient_trio_run_changes_nothing(what):
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0), strict_exception_groups=False)
 
 
-async def test_a_group_of_exceptions_in_the_block_leaves_as_it_is():
+async def test_a_group_of_exceptions_in_the_block_propagates_as_it_is():
     error = ExceptionGroup("mine", [ValueError(), KeyError()])
     with pytest.RaisesGroup(ValueError, KeyError) as info:
         async with fanout.open_group() as group:
@@ -624,7 +624,7 @@ async def test_a_shielded_wait_for_a_cancelled_job_ends(who, which, shared, auto
 
 @GROUP_POLICIES
 @INTERRUPTS
-async def test_an_interrupt_in_a_job_takes_all_and_leaves_bare(interrupt, shared, policy, autojump_clock):
+async def test_an_interrupt_in_a_job_cancels_all_and_propagates_unwrapped(interrupt, shared, policy, autojump_clock):
     error = interrupt("stop")
     handles = []
 
@@ -673,7 +673,7 @@ async def test_a_job_that_waits_for_the_token_of_the_one_that_ends_the_group_nev
 
 @GROUP_POLICIES
 @INTERRUPTS
-async def test_an_interrupt_in_the_block_takes_all_and_leaves_bare(interrupt, policy, autojump_clock):
+async def test_an_interrupt_in_the_block_cancels_all_and_propagates_unwrapped(interrupt, policy, autojump_clock):
     error = interrupt("stop")
     with nothing_left(), pytest.raises(interrupt) as info:
         async with fanout.open_group(policy=policy) as group:

@@ -124,7 +124,7 @@ def server():
 
 @pytest.fixture
 def clock():
-    """Fifty seconds in one: the network is real, and so time has to go on, but nobody wants to wait."""
+    """Fifty seconds in one: the network is real, and so time has to go on, but not at its own pace."""
     return MockClock(rate=50)
 
 

@@ -67,7 +67,7 @@ async def attempt(kind, policy, make, limit):
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_reference_cycle_is_left(kind, make, policy, autojump_clock):
     limiter = trio.CapacityLimiter(3)
-    await attempt(kind, policy, make, 3)  # what is made once and kept for ever is no leak
+    await attempt(kind, policy, make, 3)  # what is made once and kept forever is no leak
     for limit in (3, limiter):
         with no_cycles(), nothing_left(limiter):
             await attempt(kind, policy, make, limit)

@@ -94,7 +94,7 @@ async def test_the_token_is_put_back_however_the_item_ends(make, policy, autojum
         assert limiter.borrowed_tokens == 0
 
 
-async def test_a_run_waits_its_turn_in_the_limiters_line(make, autojump_clock):
+async def test_a_run_waits_its_turn_in_the_limiters_queue(make, autojump_clock):
     """First come, first served: with one token, the others that come in turn with each item's worker."""
     limiter = trio.CapacityLimiter(1)
     fn = Clocked()
@@ -119,7 +119,7 @@ async def test_a_run_does_not_keep_others_waiting_after_its_items(make, autojump
             limiter.release()
 
 
-async def test_a_run_whose_items_are_done_returns_whoever_holds_the_tokens(make, autojump_clock):
+async def test_a_run_whose_items_are_done_returns_though_others_hold_the_tokens(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(functools.partial(hold, limiter, 1000, after=0.5))
@@ -158,7 +158,7 @@ async def test_an_idle_async_source_sits_on_no_shared_token(autojump_clock):
             await send.aclose()
 
 
-async def test_nobody_waits_in_the_line_for_an_item_that_does_not_exist(autojump_clock):
+async def test_no_task_waits_for_a_token_for_an_item_that_does_not_exist(autojump_clock):
     limiter = trio.CapacityLimiter(4)
     for _ in range(4):
         limiter.acquire_on_behalf_of_nowait(object())
@@ -244,7 +244,7 @@ async def test_a_lowered_limit_is_followed_as_items_finish(make, autojump_clock)
         nursery.start_soon(functools.partial(fanout.do, fn, make([4] * 4 + [1] * 6), limit=limiter))
         await trio.sleep(2)
         limiter.total_tokens = 2
-        assert fn.gauge.now == 4  # nobody is interrupted
+        assert fn.gauge.now == 4  # no item is interrupted
         await trio.sleep(2.5)
         assert fn.gauge.now == 2
     assert fn.began == [0] * 4 + [4, 4, 5, 5, 6, 6]

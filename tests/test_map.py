@@ -38,7 +38,7 @@ async def test_map_gives_results_in_the_order_of_the_items(limit, fn, make):
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-async def test_map_result_belongs_to_its_item_whatever_the_finishing_order(limit, autojump_clock):
+async def test_map_result_belongs_to_its_item_in_any_finishing_order(limit, autojump_clock):
     finished = []
 
     async def reverse(x):
@@ -176,7 +176,7 @@ CALLABLES = {
 
 @pytest.mark.parametrize("item_timeout", [None, 5])
 @pytest.mark.parametrize("fn", CALLABLES.values(), ids=CALLABLES)
-async def test_any_callable_that_returns_an_awaitable_will_do(fn, item_timeout):
+async def test_any_callable_that_returns_an_awaitable_is_accepted(fn, item_timeout):
     expected = [await fn(x) for x in range(3)]
     assert await fanout.map(fn, range(3), item_timeout=item_timeout) == expected
     assert await fanout.fan_out([fn, fn], 2, item_timeout=item_timeout) == [expected[2]] * 2
@@ -356,7 +356,7 @@ async def test_what_is_iterable_in_both_ways_is_used_as_async():
     assert await fanout.map(double, Both()) == ["asyncasync"]
 
 
-async def test_an_iterable_by_getitem_alone_will_do():
+async def test_an_iterable_by_getitem_alone_is_accepted():
     class Old:
         def __getitem__(self, index):
             if index == 3:
@@ -422,7 +422,7 @@ async def test_no_items_on_a_limiter_without_tokens_return_at_once(items, autoju
     empty = trio.CapacityLimiter(1)
     empty.total_tokens = 0
     taken = trio.CapacityLimiter(1)
-    taken.acquire_on_behalf_of_nowait("somebody else")
+    taken.acquire_on_behalf_of_nowait("other")
     for limiter in (empty, taken):
         with nothing_left(limiter), assert_checkpoints():
             assert await fanout.map(double, items, limit=limiter) == []
@@ -474,7 +474,7 @@ async def test_workers_are_never_more_than_the_tokens(shared):
 
 
 async def test_quick_items_need_few_workers():
-    """Items that never wait do not bring up a worker each, whatever the limit."""
+    """Items that never wait do not start a worker each, with any limit."""
     tasks = set()
 
     async def fn(x):

@@ -59,7 +59,7 @@ async def test_an_empty_block_leaves_nothing():
 
 @pytest.mark.parametrize("cls", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, StopAsyncIteration])
 @pytest.mark.parametrize("others", [0, 3])
-async def test_the_blocks_own_exception_leaves_bare(others, cls):
+async def test_the_blocks_own_exception_propagates_unwrapped(others, cls):
     error = cls()
     with nothing_left(), pytest.raises(cls) as excinfo:
         async with open_nursery() as nursery:
@@ -73,7 +73,7 @@ async def test_the_blocks_own_exception_leaves_bare(others, cls):
 
 
 @pytest.mark.parametrize("cls", [ValueError, KeyboardInterrupt, SystemExit])
-async def test_a_tasks_exception_leaves_bare_and_cancels_the_rest(cls):
+async def test_a_tasks_exception_propagates_unwrapped_and_cancels_the_rest(cls):
     error = cls()
     with nothing_left(), pytest.raises(cls) as excinfo:
         async with open_nursery() as nursery:
@@ -84,7 +84,7 @@ async def test_a_tasks_exception_leaves_bare_and_cancels_the_rest(cls):
     assert error.__context__ is None
 
 
-async def test_a_group_of_the_block_leaves_as_it_is():
+async def test_a_group_of_the_block_propagates_as_it_is():
     """Also where Trio copies it, to take the tasks' cancellations out."""
     error = ExceptionGroup("own", [ValueError(), ExceptionGroup("inner", [KeyError()])])
     with pytest.RaisesGroup(ValueError, pytest.RaisesGroup(KeyError)) as excinfo:
@@ -131,7 +131,7 @@ async def test_a_tasks_exception_is_chained_to_the_blocks_own():
 
 
 @pytest.mark.parametrize("first", ["interrupt", "error"])
-async def test_what_is_no_exception_comes_first(first):
+async def test_a_base_exception_comes_first(first):
     interrupt, error = KeyboardInterrupt(), ValueError("chained")
     one, other = (interrupt, error) if first == "interrupt" else (error, interrupt)
     with nothing_left(), pytest.raises(KeyboardInterrupt) as excinfo:
@@ -154,7 +154,7 @@ async def test_a_tasks_interrupt_comes_before_the_blocks_error():
     assert "ValueError: chained" in printed(interrupt)
 
 
-async def test_of_two_tasks_exceptions_one_leaves_and_prints_the_other():
+async def test_of_two_tasks_exceptions_one_is_raised_and_prints_the_other():
     first, second = ValueError("first"), KeyError("second")
     with pytest.raises(ValueError, match="first") as excinfo:
         async with open_nursery() as nursery:

@@ -113,7 +113,7 @@ async def test_backpressure_reaches_the_first_stage(shared, cls):
 
 @pytest.mark.parametrize("stage", ["fetch", "parse", "store"])
 @pytest.mark.parametrize("index", [0, 7])
-async def test_a_failure_in_any_stage_surfaces_once_and_bare(index, stage, ordered, shared, autojump_clock):
+async def test_a_failure_in_any_stage_is_raised_once_and_unwrapped(index, stage, ordered, shared, autojump_clock):
     stages = Stages((stage, index))
     one, two, three = limits_of(shared)
     with nothing_left(), pytest.raises(StageError, match=stage) as excinfo:
@@ -150,7 +150,7 @@ async def test_an_interrupt_in_any_stage_tears_all_down(stage, shared, autojump_
 
 
 @pytest.mark.parametrize("stage", [None, "fetch", "parse", "store"])
-async def test_a_failure_nobody_read_surfaces_on_leaving(stage, shared, autojump_clock):
+async def test_a_failure_that_was_not_read_is_raised_on_leaving(stage, shared, autojump_clock):
     stages = Stages((stage, 1) if stage else None)
     one, two, three = limits_of(shared)
 

@@ -264,7 +264,7 @@ async def test_a_failure_out_of_the_cancellation_is_secondary(autojump_clock):
 
 
 @pytest.mark.parametrize("how", ["from None", "from other", "in a group", "two deep", "retried"])
-async def test_a_secondary_failure_is_known_in_any_guise(how, autojump_clock):
+async def test_a_secondary_failure_is_recognized_in_any_form(how, autojump_clock):
     async def fn(x):
         if x == 1:
             await trio.sleep(1)
@@ -416,7 +416,7 @@ async def test_collect_goes_on_and_raises_every_failure(autojump_clock):
     assert str(error).startswith("2 of 5 items failed: 1, 3")
 
 
-async def test_collect_indices_ascend_whatever_order_they_failed_in(autojump_clock):
+async def test_collect_indices_ascend_in_any_order_of_failures(autojump_clock):
     async def fn(x):
         await trio.sleep(10 - x)
         raise Boom(x)
@@ -547,7 +547,7 @@ async def test_settle_takes_the_length_of_an_async_source_that_has_one(autojump_
 
 async def test_settle_tells_items_that_wait_for_a_token_from_those_that_run(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
-    limiter.acquire_on_behalf_of_nowait("somebody else")
+    limiter.acquire_on_behalf_of_nowait("other")
     outcomes = await fanout.map(trio.sleep, make([9, 9, 9]), limit=limiter, policy=fanout.Settle(move_on_after=5))
     started = [one.error.started for one in outcomes]
     assert started[:1] == [True]
@@ -733,7 +733,7 @@ async def test_an_items_own_group_is_one_failure_kept_whole():
 
 
 @pytest.mark.parametrize("error", [StopAsyncIteration, GeneratorExit, TypeError, StopIteration, AssertionError])
-async def test_control_flow_exceptions_of_other_things_are_failures_like_any(error):
+async def test_control_flow_exceptions_of_other_things_are_failures(error):
     """None of them ends the run in silence."""
 
     def fn(x):

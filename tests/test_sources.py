@@ -49,7 +49,7 @@ def raising(kind, count, error, *, after=0):
 @POLICIES
 @KINDS
 @pytest.mark.parametrize("count", [0, 1, 3])
-async def test_what_a_source_raises_propagates_bare_and_cancels_the_items(count, shared, kind, policy, autojump_clock):
+async def test_what_a_source_raises_is_unwrapped_and_cancels_the_items(count, shared, kind, policy, autojump_clock):
     error = SourceError()
     gauge = Gauge()
 
@@ -196,7 +196,7 @@ async def test_a_source_that_raises_when_it_is_cancelled_by_a_failure(autojump_c
 @POLICIES
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @KINDS
-async def test_a_source_may_raise_what_is_no_exception(kind, error, policy, autojump_clock):
+async def test_a_source_may_raise_a_base_exception(kind, error, policy, autojump_clock):
     async def fn(x):
         if x == 0 and not isinstance(policy, fanout.FailFast):
             raise ValueError
@@ -221,7 +221,7 @@ async def test_an_iterable_whose_iter_raises(policy):
             await fanout.map(double, items, policy=policy)
 
 
-async def test_fns_that_raise_propagate_bare():
+async def test_exceptions_of_fns_propagate_unwrapped():
     def fns():
         yield double
         raise SourceError
@@ -476,7 +476,7 @@ async def test_the_close_of_a_generator_may_wait_with_a_shield(autojump_clock):
     assert trio.current_time() == 3
 
 
-async def test_an_async_iterable_that_is_no_generator_is_left_open(autojump_clock):
+async def test_an_async_iterable_that_is_not_a_generator_is_left_open(autojump_clock):
     send, receive = trio.open_memory_channel[int](10)
     for x in range(10):
         send.send_nowait(x)
@@ -496,7 +496,7 @@ async def test_an_async_iterable_that_is_no_generator_is_left_open(autojump_cloc
 
 
 async def test_an_iterable_that_makes_a_generator_has_that_generator_closed(autojump_clock):
-    """The run is who iterates it, so nobody else can close it."""
+    """The run iterates it, so nothing else can close it."""
     watched = Watched(100)
 
     class Iterable:

@@ -156,7 +156,7 @@ async def test_no_more_workers_than_items():
         assert task_names().count("stream(sleep_and_return)") == 3
 
 
-async def test_items_see_the_context_of_the_caller_whoever_reads(make):
+async def test_items_see_the_context_of_the_caller_not_of_the_reader(make):
     """A worker that the reader sets off must not run in the context of the reader."""
     var = contextvars.ContextVar("var", default="nothing")
     seen = []
@@ -325,7 +325,7 @@ async def test_leaving_the_block_wakes_a_task_that_reads_outside():
 
 
 async def test_a_cancelled_receive_loses_no_result(autojump_clock):
-    """At whatever moment it is cancelled: also when the result has come in the same turn."""
+    """At any moment it may be cancelled: also when the result has come in the same turn."""
     got = []
     async with fanout.stream(sleep_and_return, [1, 2, 3, 4], limit=1) as results:
         while len(got) < 4:
@@ -450,7 +450,7 @@ async def test_stop_while_the_window_is_full_hands_over_what_is_in_it(make):
 
 
 async def test_stop_while_workers_wait_for_a_token_held_by_others(make):
-    """The items that wait are not started, and nobody waits for the tokens."""
+    """The items that wait are not started, and no task waits for the tokens."""
     limiter = trio.CapacityLimiter(3)
     gauge = Gauge()
     event = trio.Event()
@@ -493,7 +493,7 @@ async def test_stop_when_no_token_was_ever_there():
 
 async def test_stop_as_a_token_is_given_back_starts_nothing_and_keeps_no_token():
     limiter = trio.CapacityLimiter(1)
-    await limiter.acquire_on_behalf_of("somebody")
+    await limiter.acquire_on_behalf_of("other")
     gauge = Gauge()
 
     async def fn(x):
@@ -501,7 +501,7 @@ async def test_stop_as_a_token_is_given_back_starts_nothing_and_keeps_no_token()
 
     async with fanout.stream(fn, range(9), limit=limiter) as results:
         await wait_all_tasks_blocked()
-        limiter.release_on_behalf_of("somebody")  # the worker has it now, but has not run yet
+        limiter.release_on_behalf_of("other")  # the worker has it now, but has not run yet
         results.stop()
         assert await rest_of(results) == []
     assert gauge.began == []

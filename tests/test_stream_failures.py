@@ -52,7 +52,7 @@ def fails_at(failing, seconds=1):
 # FailFast
 
 
-async def test_results_before_the_failure_come_first_then_the_failure_bare(shared, make, autojump_clock):
+async def test_results_before_the_failure_come_first_then_the_failure_unwrapped(shared, make, autojump_clock):
     """Item 3 finishes before 2 fails, and is not handed over: 2 is missing in between."""
     error = ItemError("two")
     fn = fails_at({2: error}, lambda x: [1, 2, 3, 1, 9, 9][x])
@@ -315,7 +315,7 @@ async def test_a_failure_that_comes_of_leaving_is_raised_too(autojump_clock):
 
 @pytest.mark.parametrize("cls", [SourceError, KeyboardInterrupt, SystemExit, StopAsyncIteration])
 @pytest.mark.parametrize("failed", [False, True])
-async def test_the_blocks_own_exception_leaves_bare_also_over_a_failure(make, failed, cls, autojump_clock):
+async def test_the_blocks_own_exception_propagates_unwrapped_also_over_a_failure(make, failed, cls, autojump_clock):
     """The failure is not raised then, but the traceback prints it."""
     error = cls("of the block")
     failure = ItemError("of an item")
@@ -337,7 +337,7 @@ async def test_the_blocks_exception_keeps_its_context_and_cause(autojump_clock):
     assert len(traceback.extract_tb(excinfo.value.__traceback__)) == 1
 
 
-async def test_the_blocks_own_group_leaves_as_it_is(autojump_clock):
+async def test_the_blocks_own_group_propagates_as_it_is(autojump_clock):
     error = ExceptionGroup("block", [ItemError(), SourceError()])
     with pytest.RaisesGroup(ItemError, SourceError) as excinfo:
         async with fanout.stream(fails_at({}), range(9)):
@@ -412,7 +412,7 @@ async def test_cancelled_before_it_is_entered():
 
 @GROUP_POLICIES
 async def test_a_cancelled_block_that_reads_again_is_cancelled(policy, autojump_clock):
-    """Not told that the channel is closed: nobody closed it."""
+    """Not told that the channel is closed: it was not."""
     with trio.move_on_after(1.5) as scope:
         async with fanout.stream(trio.sleep, [1, 100], policy=policy) as results:
             async for _ in results:
@@ -487,7 +487,7 @@ async def test_a_mixed_group_gives_trio_the_cancelled_and_the_policy_the_rest(po
 @GROUP_POLICIES
 @pytest.mark.parametrize("cls", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("block", ["waits", "reads", "is cancelled", "fails"])
-async def test_an_interrupt_of_an_item_cancels_the_block_and_leaves_bare(block, cls, make, policy, autojump_clock):
+async def test_an_interrupt_of_an_item_cancels_the_block_and_is_unwrapped(block, cls, make, policy, autojump_clock):
     error = cls()
     block_saw = []
 
@@ -558,7 +558,7 @@ async def test_an_interrupt_on_leaving_is_not_swallowed(autojump_clock):
 
 
 @GROUP_POLICIES
-async def test_what_a_source_raises_comes_after_the_results_and_bare(shared, make, policy, autojump_clock):
+async def test_what_a_source_raises_comes_after_the_results_and_unwrapped(shared, make, policy, autojump_clock):
     error = SourceError()
 
     def items():
@@ -577,7 +577,7 @@ async def test_what_a_source_raises_comes_after_the_results_and_bare(shared, mak
 
 
 @GROUP_POLICIES
-async def test_what_a_source_raised_is_raised_on_leaving_when_nobody_has_read_it(policy, autojump_clock):
+async def test_what_a_source_raised_is_raised_on_leaving_if_it_was_not_read(policy, autojump_clock):
     error = SourceError()
 
     async def source():
@@ -634,7 +634,7 @@ async def test_an_error_in_closing_the_source_is_raised_on_leaving(autojump_cloc
 
 @GROUP_POLICIES
 @pytest.mark.parametrize("aclose", [False, True])
-async def test_who_keeps_the_channel_keeps_no_results_and_no_failures(aclose, ordered, policy, autojump_clock):
+async def test_a_channel_that_is_kept_keeps_no_results_and_no_failures(aclose, ordered, policy, autojump_clock):
     alive = weakref.WeakSet()
 
     class OwnError(Exception):
@@ -720,7 +720,7 @@ async def attempt(kind, policy, make, limit, ordered):
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_task_no_token_and_no_reference_cycle_is_left(kind, make, policy, autojump_clock):
     limiter = trio.CapacityLimiter(3)
-    await attempt(kind, policy, make, 3, ordered=True)  # what is made once and kept for ever is no leak
+    await attempt(kind, policy, make, 3, ordered=True)  # what is made once and kept forever is no leak
     for limit in (3, limiter):
         for ordered in (True, False):
             with no_cycles(), nothing_left(limiter):

@@ -31,7 +31,7 @@ async def fail_odd(x):
 async def test_limit_and_buffer_bound_what_is_taken_and_not_handed_over(
     buffer, limit, fn, shared, source_class, ordered
 ):
-    """And nothing less: with nobody reading, the window fills."""
+    """And nothing less: while nothing is read, the window fills."""
     source = source_class(range(1000))
     window = limit + (limit if buffer is None else buffer)
     limiter = limit_of(limit, shared)
@@ -84,7 +84,7 @@ async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(sour
 
 @pytest.mark.parametrize("limit", [1, 3])
 async def test_failed_items_under_collect_leave_the_window(limit, shared, ordered, source_class):
-    """They are never handed over: it would fill for ever."""
+    """They are never handed over: it would fill forever."""
     source = source_class(range(100))
     limiter = limit_of(limit, shared)
     async with fanout.stream(
@@ -101,7 +101,7 @@ async def test_failed_items_under_collect_leave_the_window(limit, shared, ordere
     assert len(excinfo.value.indices) == 50
 
 
-async def test_failed_items_leave_the_window_where_nobody_reads(source_class):
+async def test_failed_items_leave_the_window_also_if_nothing_is_read(source_class):
     async def fn(x):
         await trio.lowlevel.checkpoint()
         raise Odd
@@ -291,13 +291,13 @@ async def test_a_paused_stream_goes_on_and_ends(source_class, autojump_clock):
     assert got == list(range(20))
 
 
-async def test_a_stream_whose_items_are_done_ends_whoever_holds_the_tokens(make):
+async def test_a_stream_whose_items_are_done_ends_though_others_hold_the_tokens(make):
     limiter = trio.CapacityLimiter(1)
     async with fanout.stream(double, make(range(3)), limit=limiter, buffer=9) as results:
         await wait_all_tasks_blocked()
-        limiter.acquire_on_behalf_of_nowait("somebody")
+        limiter.acquire_on_behalf_of_nowait("other")
         assert len([_ async for _ in results]) == 3
-    limiter.release_on_behalf_of("somebody")
+    limiter.release_on_behalf_of("other")
 
 
 async def test_results_wait_for_no_token():

@@ -271,7 +271,7 @@ def test_what_cannot_be_called_is_a_type_error_at_once(fn, got):
         in_thread(fn)
 
 
-async def test_async_function_in_disguise_is_a_type_error():
+async def test_function_that_returns_a_coroutine_is_a_type_error():
     """Seen only when it is called: Trio says so."""
     with pytest.raises(TypeError, match="asynchronous"):
         await in_thread(lambda: coroutine_function())()  # noqa: PLW0108

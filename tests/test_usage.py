@@ -212,7 +212,7 @@ async def test_fan_out_takes_no_coroutine_objects():
     ],
     ids=str,
 )
-def test_max_failures_that_is_no_count(value, error, got):
+def test_wrong_max_failures(value, error, got):
     with pytest.raises(error) as excinfo:
         fanout.Collect(max_failures=value)
     assert all(word in str(excinfo.value) for word in ("max_failures", got, "1 or more"))
@@ -228,7 +228,7 @@ def test_max_failures_that_is_no_count(value, error, got):
     ],
     ids=str,
 )
-def test_move_on_after_that_is_no_time(value, error, got):
+def test_wrong_move_on_after(value, error, got):
     with pytest.raises(error) as excinfo:
         fanout.Settle(move_on_after=value)
     assert all(word in str(excinfo.value) for word in ("move_on_after", got, "seconds"))
@@ -282,14 +282,14 @@ async def test_fn_that_returns_what_cannot_be_awaited_ends_the_run(shared, polic
 
 
 @POLICIES
-async def test_an_async_generator_function_is_no_async_function(policy):
+async def test_an_async_generator_function_is_not_an_async_function(policy):
     async def generate(x):
         yield x
 
     await wrong(TypeError, ["async_generator", "in_thread"], fanout.map, generate, [1], policy=policy)
 
 
-async def test_a_type_error_of_the_items_own_is_a_failure_like_any():
+async def test_a_type_error_of_the_items_own_is_a_failure_like_any_other():
     """Only the caller's mistake is taken for one."""
 
     async def fn(x):
