@@ -1,4 +1,35 @@
-"""Settings for the whole suite."""
+"""Settings and fixtures for the whole suite.
+
+Which module tests what of the calls (each name begins with `test_`)::
+
+                        map, do, fan_out    stream              open_group          run_graph
+    results and order   map                 stream              group               graph
+    failures            policies            stream_failures     group_failures      graph
+    cancellation        cancellation        stream_failures     group_failures      graph
+    Ctrl-C              cancellation        stream_failures     group_failures      graph
+    limits              limits              stream_window       group               graph
+    sources             sources             stream_failures     -                   -
+    context variables   context             stream              group               graph
+    names of tasks      map                 stream              group               graph
+    fairness            fairness            stream              group               graph
+    nothing left over   leaks               stream_failures     group               graph
+    wrong use           usage               stream              group               graph
+    random runs         model               stream_model        group_model         graph_model
+
+And what else there is::
+
+    FanOutError         errors
+    adapters            threads, processes, executors, dask, throttle, cap*
+    Meter               meter
+    the command         cli*
+    the engine          nursery
+    in company          pipelines (streams of streams, channels, databases), http, retries
+    documentation       readme, examples
+    the package         packaging; typing/ is for type checkers, and check_wheel.py for `nox -s wheel`
+
+What several modules need is in helpers.py, or a fixture here; what the models have in common is in model.py. There are
+no annotations, but for the fields of dataclasses: type checkers read tests/typing only.
+"""
 
 import os
 import signal
