@@ -24,6 +24,9 @@ GROUP_POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES[:3], ids=str)
 DO_POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES[:2], ids=str)
 """The policies of `do`: those that raise failures."""
 
+PATIENCE = 30
+"""Seconds until a wait for a thread or a process fails: more than a test that passes takes on a slow machine."""
+
 LIMITS = pytest.mark.parametrize("limit", [1, 3, math.inf, "shared 1", "shared 3"])
 
 
@@ -62,6 +65,14 @@ async def rest_of(results):
 
 
 FUNCTIONS = pytest.mark.parametrize("fn", [double, double_at_once])
+
+
+class ItemError(Exception):
+    """Raised by an item."""
+
+
+class SourceError(Exception):
+    """Raised by a source."""
 
 
 @dataclass(frozen=True)
@@ -232,11 +243,23 @@ def no_cycles():
         gc.enable()
 
 
+async def check_no_cycles(once, *args):
+    """Check that calling `once` leaves no reference cycle; what is made once and kept forever is none."""
+    await once(*args)
+    with no_cycles():
+        await once(*args)
+
+
 def leaves(exc):
     """The exceptions in a group, at any depth; of anything else, itself."""
     if isinstance(exc, BaseExceptionGroup):
         return [leaf for member in exc.exceptions for leaf in leaves(member)]
     return [exc]
+
+
+def contexts_of(exc):
+    """`exc` and what it came out of, from the last to the first."""
+    return [] if exc is None else [exc, *contexts_of(exc.__context__)]
 
 
 def printed(exc):

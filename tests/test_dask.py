@@ -10,16 +10,13 @@ import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import nothing_left
+from helpers import PATIENCE, nothing_left
 from trio_fanout import in_executor, in_thread
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `dask`")
 dask = pytest.importorskip("dask")
 
 pytestmark = [pytest.mark.dask, pytest.mark.slow]
-
-PATIENCE = 30
-"""Seconds after which something that was waited for is taken to never come."""
 
 
 def square(x):

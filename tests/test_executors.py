@@ -18,11 +18,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import no_cycles, nothing_left
+from helpers import PATIENCE, no_cycles, nothing_left
 from trio_fanout import in_executor, in_thread
-
-PATIENCE = 30
-"""Seconds until a thread that waits for another gives up: long enough to never be reached by a test that passes."""
 
 tint = contextvars.ContextVar("tint", default="none")
 

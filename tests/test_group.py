@@ -19,6 +19,7 @@ from helpers import (
     Thing,
     Things,
     busy,
+    check_no_cycles,
     double,
     fail_when_cancelled,
     limit_of,
@@ -912,9 +913,7 @@ async def test_to_ask_a_failed_job_for_its_value_leaves_no_reference_cycle():
         ask()
         HANDLES.clear()
 
-    await once()
-    with no_cycles():
-        await once()
+    await check_no_cycles(once)
 
 
 async def test_no_reference_cycle_is_left_by_a_job_that_closes_over_the_group(autojump_clock):
@@ -934,6 +933,4 @@ async def test_no_reference_cycle_is_left_by_a_job_that_closes_over_the_group(au
             pass
 
     for policy in (fanout.FailFast(), fanout.Collect(), fanout.Settle()):
-        await once(policy)
-        with no_cycles():
-            await once(policy)
+        await check_no_cycles(once, policy)

@@ -18,6 +18,7 @@ from helpers import (
     FrozenError,
     Gauge,
     busy,
+    contexts_of,
     double,
     fail_when_cancelled,
     leaves,
@@ -309,10 +310,8 @@ async def test_a_block_that_fails_out_of_the_cancellation_tells_of_the_cause(aut
         async with fanout.open_group() as group:
             group.start_soon(fail_after, 1, ValueError("job"))
             await fail_when_cancelled(OSError("block"))
-    chain = [info.value]
-    while chain[-1].__context__ is not None:
-        chain.append(chain[-1].__context__)
-    assert [type(leaf) for link in chain for leaf in leaves(link)] == [OSError, trio.Cancelled, ValueError]
+    told = [type(leaf) for link in contexts_of(info.value) for leaf in leaves(link)]
+    assert told == [OSError, trio.Cancelled, ValueError]
 
 
 @GROUP_POLICIES
@@ -712,10 +711,7 @@ async def test_an_interrupt_outranks_failures_and_the_exception_of_the_block(int
             await trio.sleep(1)
             raise OSError("block")
     assert info.value is error
-    chain = [info.value]
-    while chain[-1].__context__ is not None:
-        chain.append(chain[-1].__context__)
-    told = [type(leaf) for link in chain for leaf in leaves(link)]
+    told = [type(leaf) for link in contexts_of(info.value) for leaf in leaves(link)]
     assert OSError in told
     assert (KeyError in told) == (policy != fanout.Settle())  # under which it is the handle's alone
 

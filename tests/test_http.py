@@ -12,13 +12,11 @@ import trio
 from trio.testing import MockClock
 
 import trio_fanout as fanout
+from helpers import PATIENCE
 from trio_fanout import throttle
 
 httpx = pytest.importorskip("httpx")
 stamina = pytest.importorskip("stamina")
-
-PATIENCE = 30
-"""Seconds until a thread that waits for another gives up: long enough to never be reached by a test that passes."""
 
 LONG = 50.0 * PATIENCE
 """The same on the clock of these tests."""

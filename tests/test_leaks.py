@@ -15,6 +15,7 @@ from helpers import (
     FrozenError,
     Thing,
     Things,
+    check_no_cycles,
     double,
     fail_when_cancelled,
     limit_of,
@@ -85,9 +86,7 @@ async def test_no_reference_cycle_is_left_by_do_and_fan_out(autojump_clock):
                 await run()
 
     for kind in ("success", "failure", "interrupt"):
-        await once(kind)
-        with no_cycles():
-            await once(kind)
+        await check_no_cycles(once, kind)
 
 
 async def test_no_reference_cycle_is_left_by_a_source_that_raises(autojump_clock):
@@ -112,9 +111,7 @@ async def test_no_reference_cycle_is_left_by_a_source_that_raises(autojump_clock
                     except (OSError, ValueError):
                         pass
 
-    await once()
-    with no_cycles():
-        await once()
+    await check_no_cycles(once)
 
 
 async def test_no_reference_cycle_is_left_by_wrong_use():
@@ -136,9 +133,7 @@ async def test_no_reference_cycle_is_left_by_wrong_use():
             except RuntimeError:
                 pass
 
-    await once()
-    with no_cycles():
-        await once()
+    await check_no_cycles(once)
 
 
 @pytest.mark.parametrize("where", ["block", "job"])
@@ -159,9 +154,7 @@ async def test_no_reference_cycle_is_left_by_several_interrupts(where):
         except SystemExit:
             pass
 
-    await once()
-    with no_cycles():
-        await once()
+    await check_no_cycles(once)
 
 
 async def test_do_keeps_no_value_alive(autojump_clock):

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import trio_fanout as fanout
-from helpers import Sized, aiter_of, notes_of
+from helpers import Sized, SourceError, aiter_of, notes_of
 from model import Simulation, TieError, exact, run
 
 
@@ -151,10 +151,6 @@ class MapSimulation(Simulation):
             if self.first is None:
                 self.first = index
             self.cancel()
-
-
-class SourceError(Exception):
-    pass
 
 
 class CleanupError(Exception):

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from helpers import FrozenError, fail_when_cancelled, no_cycles, nothing_left, printed
+from helpers import FrozenError, check_no_cycles, fail_when_cancelled, nothing_left, printed
 from trio_fanout._core.exceptions import chain, chain_of, raise_unchanged, set_context
 from trio_fanout._core.nursery import SingleExceptionNursery, leave
 
@@ -270,9 +270,7 @@ async def test_no_reference_cycle_is_left(where):
             except (KeyError, ValueError):
                 pass
 
-    await once()
-    with no_cycles():
-        await once()
+    await check_no_cycles(once)
 
 
 # Chains of exceptions

@@ -12,19 +12,16 @@ from helpers import (
     AsyncCountingSource,
     FrozenError,
     Gauge,
+    SourceError,
+    check_no_cycles,
     double,
     fail_when_cancelled,
     limit_of,
-    no_cycles,
     nothing_left,
     printed,
 )
 
 KINDS = pytest.mark.parametrize("kind", ["sync", "async"])
-
-
-class SourceError(Exception):
-    pass
 
 
 def raising(kind, count, error, *, after=0):
@@ -558,9 +555,7 @@ async def test_a_closed_source_leaves_no_cycle(autojump_clock):
         except trio.TooSlowError:
             pass
 
-    await once()
-    with no_cycles():
-        await once()
+    await check_no_cycles(once)
 
 
 async def test_a_length_that_is_too_long_for_python():

@@ -15,6 +15,8 @@ from helpers import (
     DO_POLICIES,
     GROUP_POLICIES,
     FrozenError,
+    ItemError,
+    SourceError,
     Thing,
     aiter_of,
     double_at_once,
@@ -27,14 +29,6 @@ from helpers import (
     printed,
     rest_of,
 )
-
-
-class ItemError(Exception):
-    pass
-
-
-class SourceError(Exception):
-    pass
 
 
 def fails_at(failing, seconds=1):

@@ -9,12 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_fanout as fanout
-from helpers import Sized, aiter_of, limit_of
+from helpers import ItemError, Sized, aiter_of, limit_of
 from model import Simulation, exact, run
-
-
-class ItemError(Exception):
-    pass
 
 
 @dataclass
