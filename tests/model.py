@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 import trio_fanout as fanout
+from helpers import limit_of, nothing_left
 
 
 class TieError(Exception):
@@ -126,6 +127,35 @@ class Simulation:
     def primary(self):
         """The failures of which FailFast raises the first."""
         return self.failures.keys() - self.secondary or self.failures.keys()
+
+
+class Execution:
+    """A plan, carried out; a model derives from it and says what that is."""
+
+    def __init__(self, plan):
+        self.plan = plan
+        self.limit = limit_of(plan.limit, plan.shared)
+        self.began = {}  # item -> when
+        self.errors = {}  # item -> what it raised
+        self.value = self.raised = None  # what came of the call
+
+    async def call(self):
+        """Call what is tested."""
+        raise NotImplementedError
+
+    def fail(self, item, cls):
+        self.errors[item] = cls(item)
+        raise self.errors[item]
+
+    async def main(self):
+        shared = [self.limit] if self.plan.shared else []
+        with nothing_left(*shared), trio.CancelScope(deadline=self.plan.outside) as scope:
+            try:
+                self.value = await self.call()
+            except Exception as error:  # noqa: BLE001
+                self.raised = error
+        self.ended = trio.current_time()
+        self.cancelled_caught = scope.cancelled_caught
 
 
 def run(fn, *args):

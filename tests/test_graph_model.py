@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from outcome import Value
 
 import trio_fanout as fanout
-from helpers import limit_of, notes_of, nothing_left
-from model import CHANGES, Simulation, exact, restless_limiter, run
+from helpers import notes_of
+from model import CHANGES, Execution, Simulation, exact, restless_limiter, run
 
 
 @dataclass(frozen=True)
@@ -87,62 +87,53 @@ def name(index):
     return f"step {index}"
 
 
-@pytest.mark.slow
-@settings(max_examples=300)
-@given(plan=plans())
-def test_a_graph_does_as_the_simulation(plan):
-    run(check, plan)
+class GraphExecution(Execution):
+    def step(self, index):
+        plan = self.plan
 
-
-async def check(plan):
-    expected = GraphSimulation(plan).run()
-    began = {}
-    errors = {}
-
-    def step(index):
         async def fn(*args):
-            began[index] = trio.current_time()
+            self.began[index] = trio.current_time()
             assert args == plan.needs[index]
             try:
                 await trio.sleep(plan.seconds[index])
             except trio.Cancelled:
                 if index not in plan.fails_if_cancelled:
                     raise
-                errors[index] = KeyError(index)
-                raise errors[index]  # noqa: B904
+                self.fail(index, KeyError)
             if index in plan.fails:
-                errors[index] = ValueError(index)
-                raise errors[index]
+                self.fail(index, ValueError)
             return index
 
         return fanout.Step(fn, needs=map(name, plan.needs[index]))
 
-    steps = {name(index): step(index) for index in range(len(plan.seconds))}
-    limit = limit_of(plan.limit, plan.shared)
-    got = None
-    raised = None
-    shared = [limit] if isinstance(limit, trio.CapacityLimiter) else []
-    with nothing_left(*shared), trio.CancelScope(deadline=plan.outside) as scope:
-        try:
-            got = await fanout.run_graph(steps, limit=limit, policy=plan.policy)
-        except Exception as error:  # noqa: BLE001
-            raised = error
+    async def call(self):
+        steps = {name(index): self.step(index) for index in range(len(self.plan.seconds))}
+        return await fanout.run_graph(steps, limit=self.limit, policy=self.plan.policy)
 
-    assert list(began.items()) == list(expected.began.items())
-    assert trio.current_time() == expected.now
+
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(plan=plans())
+def test_a_graph_does_as_the_simulation(plan):
+    real, expected = GraphExecution(plan), GraphSimulation(plan).run()
+    run(real.main)
+    assert list(real.began.items()) == list(expected.began.items())
+    assert real.ended == expected.now
+    if expected.failures and not isinstance(plan.policy, fanout.Settle):
+        assert not real.cancelled_caught
+        check_raised(plan, expected, real.errors, real.raised)
+        return
+    assert real.raised is None
+    assert real.cancelled_caught == expected.from_outside
+    if expected.from_outside:
+        return
     if isinstance(plan.policy, fanout.Settle):
-        assert raised is None
-        assert scope.cancelled_caught == expected.from_outside
-        if not expected.from_outside:
-            check_outcomes(plan, expected, errors, got)
-        return
-    if not expected.failures:
-        assert raised is None
-        assert scope.cancelled_caught == expected.from_outside
-        if not expected.from_outside:
-            assert list(got.items()) == [(name(index), index) for index in range(len(plan.seconds))]
-        return
-    assert not scope.cancelled_caught
+        check_outcomes(plan, expected, real.errors, real.value)
+    else:
+        assert list(real.value.items()) == [(name(index), index) for index in range(len(plan.seconds))]
+
+
+def check_raised(plan, expected, errors, raised):
     if isinstance(plan.policy, fanout.FailFast):
         index = min(expected.primary)
         assert raised is errors[index]
@@ -152,7 +143,7 @@ async def check(plan):
         assert isinstance(raised, fanout.FanOutError)
         assert raised.indices == tuple(map(name, sorted(expected.failures)))
         assert list(raised.results.items()) == [(name(index), index) for index in sorted(expected.values)]
-        assert raised.total == len(steps)
+        assert raised.total == len(plan.seconds)
         for index, how in expected.failures.items():
             check_failure(index, how, raised.failures[name(index)], errors, lambda need: raised.failures[name(need)])
 

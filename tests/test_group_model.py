@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from outcome import Error, Value
 
 import trio_fanout as fanout
-from helpers import limit_of, notes_of, nothing_left
-from model import CHANGES, Simulation, exact, restless_limiter, run
+from helpers import notes_of
+from model import CHANGES, Execution, Simulation, exact, restless_limiter, run
 
 found_by = contextvars.ContextVar("found_by", default=None)
 
@@ -117,88 +117,83 @@ def plans(draw):
     )
 
 
-@pytest.mark.slow
-@settings(max_examples=300)
-@given(plan=plans())
-def test_a_group_does_as_the_simulation(plan):
-    run(check, plan)
+class GroupExecution(Execution):
+    def __init__(self, plan):
+        super().__init__(plan)
+        self.parents = dict.fromkeys(plan.first + plan.then)
+        self.handles = {}
+        self.late = []  # handles of jobs that were queued after the cancellation
 
+    async def call(self):
+        async with fanout.open_group(limit=self.limit, policy=self.plan.policy) as self.group:
+            self.group.cancel_scope.deadline = self.plan.deadline
+            self.submit(self.plan.first)
+            await trio.sleep(self.plan.pause)
+            self.submit(self.plan.then)
 
-async def check(plan):
-    expected = GroupSimulation(plan).run()
-    began = {}
-    parents = dict.fromkeys(plan.first + plan.then)
-    handles = {}
-    late = []
-    errors = {}
-
-    def submit(group, numbers):
+    def submit(self, numbers):
         for number in numbers:
-            handles[number] = group.start_soon(run, group, number)
-            assert handles[number].index == len(handles) - 1
+            self.handles[number] = self.group.start_soon(self.job, number)
+            assert self.handles[number].index == len(self.handles) - 1
 
-    async def run(group, number):
-        job = plan.jobs[number]
-        began[number] = trio.current_time()
-        assert found_by.get() == parents[number]
+    async def job(self, number):
+        job = self.plan.jobs[number]
+        assert found_by.get() == self.parents[number]
         found_by.set(number)
-        parents.update(dict.fromkeys(job.first + job.then, number))
-        submit(group, job.first)
+        self.parents.update(dict.fromkeys(job.first + job.then, number))
+        self.began[number] = trio.current_time()
+        self.submit(job.first)
         try:
             await trio.sleep(job.seconds)
         except trio.Cancelled:
             if job.if_cancelled == "queue":
-                late.append(group.start_soon(trio.sleep, 1))
+                self.late.append(self.group.start_soon(trio.sleep, 1))
             if job.if_cancelled != "fail":
                 raise
-            errors[number] = KeyError(number)
-            raise errors[number]  # noqa: B904
-        submit(group, job.then)
+            self.fail(number, KeyError)
+        self.submit(job.then)
         if job.fails:
-            errors[number] = ValueError(number)
-            raise errors[number]
+            self.fail(number, ValueError)
         return number
 
-    limit = limit_of(plan.limit, plan.shared)
-    raised = None
-    shared = [limit] if isinstance(limit, trio.CapacityLimiter) else []
-    with nothing_left(*shared), trio.CancelScope(deadline=plan.outside) as scope:
-        try:
-            async with fanout.open_group(limit=limit, policy=plan.policy) as group:
-                group.cancel_scope.deadline = plan.deadline
-                submit(group, plan.first)
-                await trio.sleep(plan.pause)
-                submit(group, plan.then)
-        except Exception as error:  # noqa: BLE001
-            raised = error
 
-    assert list(began.items()) == list(expected.began.items())
-    assert list(handles) == expected.submitted
-    assert trio.current_time() == expected.now
-    for number, handle in handles.items():
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(plan=plans())
+def test_a_group_does_as_the_simulation(plan):
+    real, expected = GroupExecution(plan), GroupSimulation(plan).run()
+    run(real.main)
+    assert list(real.began.items()) == list(expected.began.items())
+    assert list(real.handles) == expected.submitted
+    assert real.ended == expected.now
+    for number, handle in real.handles.items():
         if number in expected.values:
             assert handle.outcome == Value(number)
         elif number in expected.failures:
             assert isinstance(handle.outcome, Error)
-            assert handle.outcome.error is errors[number]
+            assert handle.outcome.error is real.errors[number]
         else:
             assert handle.outcome is None
-    assert all(handle.outcome is None for handle in late)
+    assert all(handle.outcome is None for handle in real.late)
+    if expected.failures and not isinstance(plan.policy, fanout.Settle):
+        assert not real.cancelled_caught
+        check_raised(plan, expected, real)
+    else:
+        assert real.raised is None
+        assert real.cancelled_caught == expected.from_outside
 
-    indices = {number: handles[number].index for number in expected.failures}
-    if isinstance(plan.policy, fanout.Settle) or not indices:
-        assert raised is None
-        assert scope.cancelled_caught == expected.from_outside
-        return
-    assert not scope.cancelled_caught
+
+def check_raised(plan, expected, real):
+    raised = real.raised
+    indices = {number: real.handles[number].index for number in expected.failures}
     if isinstance(plan.policy, fanout.FailFast):
         number = min(expected.primary, key=indices.__getitem__)
-        assert raised is errors[number]
+        assert raised is real.errors[number]
         assert notes_of(raised)[0] == f"job {indices[number]}"
         assert len(notes_of(raised)) == len(indices)
     else:
         assert raised.indices == tuple(sorted(indices.values()))
-        assert all(raised.failures[index] is errors[number] for number, index in indices.items())
+        assert all(raised.failures[index] is real.errors[number] for number, index in indices.items())
         assert raised.total == len(expected.began)
         assert raised.results == {}
 

@@ -309,7 +309,7 @@ def check_error(plan, expected, error):
         first = min(expected.primary)
         assert type(error) is kinds[first]
         others = [index for index in kinds if index != first]
-        notes = [f"item {first}", *(line_of(index, kinds[index]) for index in others[:10])]
+        notes = [f"item {first}", *(line_of(plan, index, kinds[index]) for index in others[:10])]
         assert notes_of(error) == notes + ([f"and {len(others) - 10} more"] if len(others) > 10 else [])
     else:
         assert type(error) is fanout.FanOutError
@@ -319,8 +319,9 @@ def check_error(plan, expected, error):
         assert error.total == len(expected.began)
 
 
-def line_of(index, kind):
-    return f"item {index} also failed: {kind.__name__}" + (f": {index}" if kind is not trio.TooSlowError else "")
+def line_of(plan, index, kind):
+    told = f"took longer than item_timeout={plan.item_timeout}" if kind is trio.TooSlowError else index
+    return f"item {index} also failed: {kind.__name__}: {told}"
 
 
 def check_chain(expected, error):
@@ -387,6 +388,7 @@ def plans(draw):
 @given(plans())
 @example(Plan((), 1))
 @example(Plan((Item(1.5, "error"), Item(2.25, "value", "cleanup")), 2))
+@example(Plan((Item(0.5, "value"), Item(2.25, "error", "shield"), Item(1.125)), 2, item_timeout=1.0625))
 @example(Plan((Item(1.5, "interrupt"), Item(2.25, "value", "cleanup")), 2, fanout.Settle(), outside=1.25))
 def test_a_random_run_does_what_the_model_says(plan):
     try:
