@@ -10,6 +10,8 @@ Which module tests what of the calls (each name begins with `test_`)::
     limits              limits              stream_window       group               graph
     sources             sources             stream_failures     -                   -
     context variables   context             stream              group               graph
+    scopes, nurseries   isolation           isolation           isolation           isolation
+    limiters, shown     limiters            limiters, shown     limiters, shown     -
     names of tasks      map                 stream              group               graph
     fairness            fairness            stream              group               graph
     nothing left over   leaks               stream_failures     group               graph

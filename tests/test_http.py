@@ -13,13 +13,13 @@ from trio.testing import MockClock
 
 import trio_fanout as fanout
 from helpers import PATIENCE
-from trio_fanout import throttle
+from trio_fanout import cap, throttle
 
 httpx = pytest.importorskip("httpx")
 stamina = pytest.importorskip("stamina")
 
 LONG = 50.0 * PATIENCE
-"""The same on the clock of these tests."""
+"""`PATIENCE` on the clock of these tests."""
 
 
 FAIL_FAST = fanout.FailFast()
@@ -172,6 +172,65 @@ async def test_busy_server_is_asked_again_after_the_time_it_named(server, clock,
     assert server.requests == {"/1": 1, f"/{status}/7": 2, "/2": 1}
     first, second = starts[f"/{status}/7"]
     assert second - first >= 7
+
+
+async def test_cap_is_kept_and_reached_with_more_items_in_progress(server, clock):
+    server.rendezvous = threading.Barrier(4, timeout=PATIENCE)  # each waits for three others
+    async with httpx.AsyncClient(**server.client_options) as client:
+        pages = await fanout.map(cap(client.get, 4), [f"/{n}" for n in range(20)], limit=20)
+    assert [page.text for page in pages] == [f"/{n}" for n in range(20)]
+    assert server.peak == 4
+
+
+async def test_cap_for_each_host_keeps_to_it(server, clock):
+    """Two names of the same server, which are two hosts to the client."""
+    now, peaks = Counter(), Counter()
+
+    class Client(httpx.AsyncClient):
+        async def get(self, url, **kwargs):
+            host = httpx.URL(url).host
+            now[host] += 1
+            peaks[host] = max(peaks[host], now[host])
+            try:
+                return await super().get(url, **kwargs)
+            finally:
+                now[host] -= 1
+
+    server.rendezvous = threading.Barrier(4, timeout=PATIENCE)  # so that two of each host meet
+    urls = [f"http://{host}:{server.server_port}/{n}" for n in range(10) for host in ("127.0.0.1", "localhost")]
+    async with Client(**server.client_options) as client:
+        get = cap(cap(client.get, 4), 2, key=lambda url: httpx.URL(url).host)
+        pages = await fanout.map(get, urls, limit=20)
+    assert [page.text for page in pages] == [httpx.URL(url).path for url in urls]
+    assert peaks == {"127.0.0.1": 2, "localhost": 2}
+
+
+async def test_busy_server_is_left_alone_by_all_items_for_the_time_it_named(server, clock):
+    calls = []
+
+    class Client(httpx.AsyncClient):
+        async def get(self, url, **kwargs):
+            start = trio.current_time()
+            try:
+                return await super().get(url, **kwargs)
+            finally:
+                calls.append((url, start, trio.current_time()))
+
+    urls = ["/429/30", *(f"/{n}" for n in range(10))]
+    async with Client(**server.client_options) as client:
+
+        async def get(url):
+            return (await client.get(url)).raise_for_status()
+
+        fetch = stamina.retry(on=httpx.HTTPStatusError, attempts=3, wait_initial=0.1, timeout=None)(
+            cap(get, 1, overloaded=retry_after)
+        )
+        pages = await fanout.map(fetch, urls, limit=20)
+    assert [page.text for page in pages] == urls
+    refused = min(end for url, _, end in calls if url == "/429/30")
+    assert all(start >= refused + 30 for _, start, _ in calls if start > refused)
+    assert len([start for _, start, _ in calls if start > refused]) >= 1
+    assert server.requests["/429/30"] == 2
 
 
 async def test_attempt_that_takes_too_long_fails(server, clock):

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 import trio_fanout as fanout
-from trio_fanout import throttle
+from trio_fanout import cap, throttle
 
 stamina = pytest.importorskip("stamina")
 tenacity = pytest.importorskip("tenacity")
@@ -153,3 +153,39 @@ async def test_each_attempt_takes_its_turn_in_a_throttle_inside_of_the_retry(aut
     fetch = stamina.retry(on=BusyError, attempts=3, **WAITS)(throttle(flaky, 0.2))
     assert await fanout.map(fetch, "ab") == ["A", "B"]
     assert flaky.calls == [("a", 0), ("b", 5), ("a", 10), ("b", 15)]
+
+
+RETRIES = pytest.mark.parametrize(
+    "retry",
+    [
+        stamina.retry(on=BusyError, attempts=5, **WAITS),
+        tenacity.retry(
+            retry=tenacity.retry_if_exception_type(BusyError),
+            stop=tenacity.stop_after_attempt(5),
+            wait=tenacity.wait_exponential(),
+            reraise=True,
+        ),
+    ],
+    ids=["stamina", "tenacity"],
+)
+
+
+@RETRIES
+async def test_wait_between_attempts_holds_no_token_of_a_cap_inside_of_the_retry(autojump_clock, retry):
+    flaky = Flaky({"a": 3})
+    fetch = retry(cap(flaky, 1))
+    assert await fanout.map(fetch, "abcde") == ["A", "B", "C", "D", "E"]
+    # After its first attempt "a" waits for a second, then for its turn, then for two seconds, then for four.
+    assert [time for item, time in flaky.calls if item == "a"] == [0, 5, 8, 13]
+    assert [(item, time) for item, time in flaky.calls if item != "a"] == [("b", 1), ("c", 2), ("d", 3), ("e", 4)]
+
+
+@RETRIES
+async def test_retried_calls_wait_while_the_server_is_to_be_left_alone(autojump_clock, retry):
+    """The retry would come after a second; the cap knows better, and for all items."""
+    flaky = Flaky({"a": 1})
+    fetch = retry(cap(flaky, 2, overloaded=lambda exc: 10 if isinstance(exc, BusyError) else False))
+    assert await fanout.map(fetch, "abcd") == ["A", "B", "C", "D"]
+    assert flaky.calls[2:] == [("c", 11), ("d", 12), ("a", 12)] or sorted(flaky.calls)[2:] == [
+        ("b", 0), ("c", 11), ("d", 12),
+    ]  # fmt: skip

@@ -343,6 +343,137 @@ def test_function_that_cannot_be_called_is_a_type_error():
         throttle(3, 1)
 
 
+# With a key (what the key may be: test_cap.py)
+
+
+async def test_each_key_has_a_rate_a_burst_and_an_order_of_its_own(autojump_clock: MockClock):
+    starts = Starts()
+    fn = throttle(starts, 2, burst=2, key=lambda item: item[0])
+    async with trio.open_nursery() as nursery:
+        for item in ("a0", "a1", "a2", "a3", "b0", "b1", "b2", "c0"):
+            nursery.start_soon(fn, item)
+            await wait_all_tasks_blocked()
+    assert sorted(starts.log, key=lambda start: start[::-1]) == [
+        ("a0", 0), ("a1", 0), ("b0", 0), ("b1", 0), ("c0", 0), ("a2", 0.5), ("b2", 0.5), ("a3", 1),
+    ]  # fmt: skip
+
+
+async def test_key_is_known_until_its_burst_is_saved_up_again(autojump_clock: MockClock):
+    """Forgotten before, it could start more; kept after, it would make no difference."""
+    starts = Starts()
+    fn = throttle(starts, 1, burst=3, key=lambda item: item)
+    await fanout.do(fn, "aaa")
+    for moment in (1, 2.5):  # one is saved up at each; 1.5 later another half
+        await trio.sleep_until(moment)
+        await fanout.do(fn, "aab")
+    assert [time for item, time in starts.log if item == "a"] == [0, 0, 0, 1, 2, 3, 4]
+    await trio.sleep_until(7)
+    await fanout.do(fn, "aaaa")
+    assert starts.times[-4:] == [7, 7, 7, 8]
+
+
+async def test_key_goes_once_its_burst_is_saved_up_again(autojump_clock: MockClock):
+    """At the next call, of whatever key."""
+
+    class Key:
+        """What a weak reference can watch."""
+
+    starts = Starts()
+    fn = throttle(lambda key: starts(None), 1, burst=4, key=lambda key: key)
+    key = Key()
+    gone = weakref.ref(key)
+    for _ in range(3):
+        await fn(key)
+    await trio.sleep(2)
+    await fn("other")
+    await fn(key)  # what was to be dropped at 3 is now to stay until 4
+    await trio.sleep(1.5)
+    del key
+    await fn("other")
+    assert gone() is not None
+    await trio.sleep(0.5)
+    await fn("other")
+    assert gone() is None
+
+
+async def test_key_that_was_cancelled_before_it_started_is_not_kept(autojump_clock: MockClock):
+    class Key:
+        """What a weak reference can watch."""
+
+    fn = throttle(Starts(), 1, key=lambda key: key)
+    key = Key()
+    gone = weakref.ref(key)
+    with trio.move_on_after(0):
+        await fn(key)
+    del key
+    await trio.lowlevel.checkpoint()  # Trio lets go of the last `Cancelled`
+    assert gone() is None
+
+
+async def test_key_stays_while_calls_wait(autojump_clock: MockClock):
+    starts = Starts()
+    fn = throttle(starts, 1, key=lambda item: 0)
+    async with trio.open_nursery() as nursery:
+        scopes = [trio.CancelScope() for _ in range(4)]
+
+        async def call(item):
+            with scopes[item]:
+                await fn(item)
+
+        for item in range(4):
+            nursery.start_soon(call, item)
+            await wait_all_tasks_blocked()
+        scopes[1].cancel()
+        await trio.sleep(0.5)
+        scopes[2].cancel()
+    assert starts.log == [(0, 0), (3, 1)]
+
+
+@pytest.mark.parametrize("bad", [3, "host"])
+def test_key_that_cannot_be_called_is_a_type_error(bad):
+    with pytest.raises(TypeError, match="key must be a function that is not async, got"):
+        throttle(Starts(), 1, key=bad)
+
+
+# Extreme numbers
+
+
+@pytest.mark.parametrize("huge", [1e308, 10**308])
+@pytest.mark.parametrize("burst", [1, 3, 10**400])
+async def test_huge_rate_and_time_are_as_good_as_small_ones(autojump_clock: MockClock, huge, burst):
+    starts = Starts()
+    fn = throttle(starts, huge, per=huge, burst=burst)
+    await fanout.do(fn, range(6))
+    assert starts.times == {1: [0, 1, 2, 3, 4, 5], 3: [0, 0, 0, 1, 2, 3]}.get(burst, [0] * 6)
+
+
+@pytest.mark.parametrize(
+    ("rate", "per"), [(1e308, 5e-324), (1e308, 1e-308), (5e-324, 5e-324), (1e-308, 1e-308), (10**308, 1)]
+)
+async def test_tiny_times_and_rates_do_no_harm(autojump_clock: MockClock, rate, per):
+    starts = Starts()
+    await fanout.do(throttle(starts, rate, per=per), range(4))
+    assert starts.times == ([0, 1, 2, 3] if rate == per else pytest.approx([0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize(("rate", "per"), [(5e-324, 1e308), (1e-308, 1e308), (5e-324, 1)])
+async def test_time_too_long_for_a_float_is_forever(autojump_clock: MockClock, rate, per):
+    starts = Starts()
+    fn = throttle(starts, rate, per=per, key=lambda item: 0)
+    await fn("a")
+    with trio.move_on_after(1e9) as scope:
+        await fn("b")
+    assert scope.cancelled_caught
+    assert starts.log == [("a", 0)]
+
+
+@pytest.mark.parametrize("burst", [2**63, 10**400])
+async def test_burst_beyond_all_calls_is_no_limit(autojump_clock: MockClock, burst):
+    starts = Starts()
+    await fanout.do(throttle(starts, 0.001, burst=burst), range(100), limit=100)
+    assert starts.times == [0] * 100
+
+
 @given(
     rate=st.sampled_from([0.5, 1, 2, 4, 8]),
     burst=st.integers(1, 5),

@@ -24,19 +24,20 @@ policy              `map`, `do`, `fan_out`            `stream`                  
                     give it back (not `do`)
 ==================  ================================  ================================  =======================
 
-`in_thread`, `in_process`, `in_executor` and `throttle` make async functions for any of them out of other functions.
-A `Meter` counts calls and tells which of them run.
+`in_thread`, `in_process`, `in_executor`, `cap` and `throttle` make async functions for any of them out of other
+functions. A `Meter` counts calls and tells which of them run.
 
 **Cancellation** is Trio's, everywhere: it is always delivered promptly and never swallowed. Under `FailFast` and
 `Collect` a failure that was recorded before or during a cancellation from outside is raised in its place, so that a
 time-out never hides the error behind it; ``with trio.move_on_after(...)`` around a call with a failure raises it. What
-is no `Exception`, such as `KeyboardInterrupt`, is never a failure: it cancels the run and leaves it, bare.
+is no `Exception`, such as `KeyboardInterrupt`, is never a failure: it cancels the run and is raised unwrapped.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ._cap import cap as cap
 from ._core.limits import DEFAULT_LIMIT as DEFAULT_LIMIT
 from ._errors import DependencyFailed as DependencyFailed
 from ._errors import FanOutError as FanOutError
@@ -87,6 +88,7 @@ __all__ = (
     "Settle",
     "Step",
     "Unfinished",
+    "cap",
     "do",
     "fan_out",
     "in_executor",

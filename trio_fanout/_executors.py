@@ -68,7 +68,7 @@ def in_executor(
 
     Returns:
         An async function that takes the arguments of `fn`, and is named like it. It raises
-        `concurrent.futures.CancelledError`, a failure like any other, when somebody else cancels the future.
+        `concurrent.futures.CancelledError`, a failure like any other, when the future is cancelled by other means.
 
     Raises:
         TypeError: at once, if `executor` is none, or if `fn` cannot be called, or is async; from the call, if it comes
@@ -210,7 +210,7 @@ def _cut_loose(exc: BaseException, future: Future[Any]) -> BaseException:
     """Take the frames that know `future` off the traceback of its exception.
 
     Dask raises the exception once before it hands it over. The frame where it does so would keep the future alive for
-    as long as somebody keeps the exception, and so the task on the scheduler.
+    as long as the exception is kept, and so the task on the scheduler.
     """
     tb = exc.__traceback__
     while tb is not None and any(value is future for value in tb.tb_frame.f_locals.values()):
@@ -248,6 +248,6 @@ class _Canceller:
                 if isinstance(cancelled, outcome.Error):  # so it is not, and the call is waited for
                     logger.error("Future.cancel() raised", exc_info=cancelled.error)
             self._at_work.release()
-            # Somebody who came after the last look, and before the release, has left the next future to this thread.
+            # A caller after the last look, and before the release, has left the next future to this thread.
             if not self._futures or not self._at_work.acquire(blocking=False):
                 return

@@ -20,7 +20,7 @@ from ._core.arguments import check_function, check_seconds, describe
 from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.run import Run
-from ._errors import DependencyFailed, label
+from ._errors import DependencyFailed, label, safe_repr
 from ._ledgers import MISSING, Ledger, start_ledger
 from ._policies import FAIL_FAST, Collect, FailFast, Settle
 
@@ -143,7 +143,7 @@ async def run_graph(
             "plan": Step(make_plan, needs=("flights", "hotels")),
         })
     """
-    steps = dict(_checked(steps))
+    steps = _checked(steps)
     names = list(steps)
     check_limit(limit)
     ledger = start_ledger(policy, (FailFast, Collect, Settle), "run_graph", "step", names)
@@ -165,19 +165,19 @@ async def run_graph(
     return dict(zip(names, values, strict=True))
 
 
-def _checked(steps: Any) -> Mapping[Any, Step[Any]]:
+def _checked(steps: Any) -> dict[Any, Step[Any]]:
+    """The steps in a plain dict: a mapping of another kind may take more for a name, one that folds case, say."""
     if not isinstance(steps, Mapping):
         msg = f"steps must be a mapping from names to Steps, got {describe(steps)}"
         raise TypeError(msg)
-    checked = cast("Mapping[Any, Any]", steps)  # type: ignore[redundant-cast]  # not to pyright
-    names = set(checked)  # what the mapping itself takes for a name may be more: one that folds case, say
+    checked = dict(cast("Mapping[Any, Any]", steps))  # type: ignore[redundant-cast]  # not to pyright
     for name, step in checked.items():
         if not isinstance(step, Step):
             msg = f"steps must be a mapping from names to Steps, got {describe(step)} for {label('step', name)}"
             raise TypeError(msg)
         for need in step.needs:
-            if need not in names:
-                msg = f"{label('step', name)} needs {label('step', need)}, which is not there"
+            if need not in checked:
+                msg = f"{label('step', name)} needs {safe_repr(need)}, which is none of the steps"
                 raise ValueError(msg)
     return checked
 
@@ -189,7 +189,7 @@ class _Graph:
     a step may have become ready that comes before. Tickets start in order, so `started` has the step of each.
     """
 
-    fills = True
+    workers_wait = True
     fed = False
     context_of = None
 
@@ -303,10 +303,10 @@ class _Graph:
 
     def _add_ready(self, index: int) -> None:
         """Add the steps that are ready now that one has ended, or skip them, and then what depends on them."""
-        ended = [index]
+        ended: list[int] = [index]
         while ended:
             self._sorter.done(*ended)
-            ended = []
+            ended = list[int]()
             for step in self._sorter.get_ready():
                 if self._skip(step):
                     ended.append(step)
@@ -326,4 +326,4 @@ class _Graph:
 
 
 def _task_name(name: object) -> str:
-    return f"run_graph({name if isinstance(name, (str, int)) else label('', name).strip()})"
+    return f"run_graph({name if type(name) in (str, int) else safe_repr(name)})"

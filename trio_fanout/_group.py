@@ -56,7 +56,7 @@ def open_group(
         item_timeout: seconds that each job may take, as for `map`.
 
     Returns:
-        An async context manager. What its block raises cancels the jobs, and leaves it bare.
+        An async context manager, to be entered once. What its block raises cancels the jobs, and is raised unwrapped.
 
     Raises:
         TypeError, ValueError: at once, if an argument is wrong.
@@ -205,6 +205,7 @@ class _Jobs(Queue[_Job]):
         self.put(job)
         return job
 
+    @trio.lowlevel.enable_ki_protection  # or Ctrl-C could leave the job in neither place, and its handle without an end
     def take(self) -> tuple[int, _Job] | None:
         """Take the first job."""
         if not self._waiting:
@@ -383,7 +384,8 @@ class _OpenGroup(OpensOnce):
             limiter_shown=True,
         )
         await self._run.__aenter__()
-        return create(Group, self._run, self._jobs, tokens.limiter)
+        group: Group = create(Group, self._run, self._jobs, tokens.limiter)
+        return group
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(

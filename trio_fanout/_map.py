@@ -69,9 +69,9 @@ async def map(
             calling task, and an async generator is closed there when the call ends early; other async iterables are
             left open.
         limit: how many items may run at once: an int of 1 or more, `math.inf`, or a `trio.CapacityLimiter` to share.
-            By default 40. Of a shared limiter, each running item holds one token, borrowed by the task that runs it,
-            and waits for it in the limiter's line beside everyone else. Its `total_tokens` may change during the
-            call; 0 pauses it.
+            By default 40. A number makes a limiter that lives as long as the call. Of a shared one, each running item
+            holds a token, borrowed by the task that runs it, and waits for it first come, first served, beside all
+            others that use the limiter. Its `total_tokens` may change during the call; 0 pauses it.
         policy: what a failure does, and what is given back: `FailFast()`, the default, `Collect()`, `Settle()` or
             `FirstSuccess()`. A failure is an `Exception` that came out of an item.
         item_timeout: seconds that each item may take, counted from when `fn` is called; a number above 0. One that

@@ -56,7 +56,7 @@ class Collect:
         try:
             pages = await fanout.map(fetch, urls, policy=fanout.Collect())
         except fanout.FanOutError as error:
-            pages = await fanout.map(fetch, [urls[index] for index in error.indices])
+            pages = await fanout.map(fetch, error.items.values())  # once more, for those that failed
     """
 
     max_failures: int | None = attrs.field(default=None, validator=_count_or_none)

@@ -107,8 +107,8 @@ def stream(
             reader slows the workers down.
 
     Returns:
-        An async context manager. What its block raises leaves it bare. When the block is left, what is in flight is
-        cancelled and waited for.
+        An async context manager, to be entered once. What its block raises is raised unwrapped. When the block is
+        left, what is in flight is cancelled and waited for.
 
     Raises:
         TypeError, ValueError: at once, if an argument is wrong.
@@ -116,7 +116,7 @@ def stream(
         Exception: from reading, the failure or what `items` raised; on leaving, if it was not raised by then and the
             block raises nothing itself.
 
-    **Cancellation** of the block cancels the items. A failure that nobody has seen is raised in its place.
+    **Cancellation** of the block cancels the items. A failure that was never handed over is raised in its place.
 
     Example::
 
@@ -133,7 +133,7 @@ def stream(
     check_never_moves_on(policy, "stream")
     check_seconds(item_timeout, "item_timeout")
     check_buffer(buffer)
-    return _Stream(fn, make_source, ledger, limit, item_timeout, ordered, buffer)
+    return _Stream[T, R](fn, make_source, ledger, limit, item_timeout, ordered, buffer)
 
 
 @final
@@ -156,13 +156,16 @@ class ResultStatistics:
 
 @attrs.define(eq=False)
 class _Results(Generic[T]):
-    """What the parts of a stream share: the results on their way from the workers to the reader. The sink of the run."""
+    """What the parts of a stream share: results on their way from the workers to the reader. The sink of the run."""
 
     ledger: Ledger
     window: Window
     ordered: bool
-    ready: deque[Completed[T, Any]] = attrs.field(factory=deque)  # results for the reader, in its order
-    early: dict[int, Completed[T, Any] | None] = attrs.field(factory=dict)  # not yet due; None for one without a result
+    ready: deque[Completed[T, Any]] = attrs.field(
+        factory=deque[Completed[T, Any]]
+    )  # results for the reader, in its order
+    # Results that are not yet due; None for an item that has none.
+    early: dict[int, Completed[T, Any] | None] = attrs.field(factory=dict[int, "Completed[T, Any] | None"])
     due: int = 0  # the index that is due next, if ordered
     reader: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)  # while nothing is ready
     over: bool = False  # no result will be added
@@ -423,7 +426,7 @@ class _Stream(OpensOnce, Generic[T, R]):
             await run_all(self._run, source)
         except Exception as exc:  # noqa: BLE001  # all of them are the reader's
             self._results.error = exc
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103  # kept, or raised again
             # The block is cancelled, or soon will be, but maybe not the task that reads: to it this is not the end.
             self._results.closed = True
             if not self._nursery.keep(exc, "an item raised what is no Exception"):

@@ -28,13 +28,13 @@ async def run_all(run: Run[T, Any], source: Source[T]) -> None:
 async def feed(run: Run[T, Any], source: FedQueue[T]) -> None:
     """Read the items, one for each worker that is free to run it, in the calling task.
 
-    When the run ends early, an async generator is closed here, in the task that it ran in: it may hold a cancel scope or
-    a nursery open across its yields.
+    When the run ends early, an async generator is closed here, in the task that it ran in: it may hold a cancel scope
+    or a nursery open across its yields.
     """
     iterator = aiter(source.items)
     with trio.CancelScope() as scope:
         try:
-            await run.begin()
+            await run.look_for_cancellation()
             while await run.wait_for_room(source):
                 source.reading = scope
                 try:

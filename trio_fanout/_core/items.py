@@ -29,13 +29,11 @@ COROUTINE: type = types.CoroutineType
 
 
 def split_failure(exc: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """What of `exc` is the item's failure, and what is to be raised; each may be None.
+    """What of `exc`, which is no `Exception`, is the item's failure, and what is to be raised; each may be None.
 
-    A group that mixes a cancellation with errors is both. A cancellation alone is no failure, nor is what is no
-    `Exception`, or holds such a thing.
+    A group that mixes a cancellation with errors is both. A cancellation alone is no failure, nor is what holds a
+    `KeyboardInterrupt`, say.
     """
-    if isinstance(exc, Exception):
-        return exc, None
     cancelled, rest = split_cancelled(exc)
     return (rest, cancelled) if isinstance(rest, Exception) else (None, exc)
 
@@ -89,7 +87,7 @@ async def _finish_by(deadline: float, seconds: float, awaitable: Awaitable[R]) -
     status = watched._cancel_status  # noqa: SLF001  # see `watch`
     try:
         value = await awaitable
-    except BaseException as exc:
+    except BaseException as exc:  # noqa: ASYNC103  # as `trio.fail_at` does
         if watched._cancel_status is not status:  # noqa: SLF001
             scope.deadline = math.inf
             if not (scope.cancel_called and isinstance(exc, trio.Cancelled)):
@@ -118,6 +116,14 @@ def same_context(a: contextvars.Context, b: contextvars.Context) -> bool:
     return len(a) == len(b) and all(map(is_, a, b)) and all(map(is_, a.values(), b.values()))
 
 
+def switch_context(task: Task, context: contextvars.Context) -> bool:
+    """Have `task` see the variables of `context` from its next step, as in `trio.from_thread`. False if it does now."""
+    if not (context or task.context) or same_context(context, task.context):
+        return False
+    task.context = context.copy()
+    return True
+
+
 _SHOWS_SCOPES = hasattr(trio.lowlevel.Task, "_cancel_status")
 
 
@@ -142,5 +148,5 @@ async def close_nurseries(task: Task) -> None:
     for nursery in task.child_nurseries:
         nursery.cancel_scope.cancel("its block was left without closing it")
     with trio.CancelScope(shield=True):
-        while any(nursery.child_tasks for nursery in task.child_nurseries):
-            await trio.sleep(0.001)  # nothing can be waited for that wakes us when they end
+        while any(nursery.child_tasks for nursery in task.child_nurseries):  # noqa: ASYNC110
+            await trio.sleep(0.001)  # there is nothing that wakes us when they end

@@ -56,7 +56,7 @@ class Tokens:
     worker keeps its token from item to item, unless there are more out than the limiter has.
     """
 
-    __slots__ = ("_borrowers", "_scopes", "limiter", "overdrawn", "shared", "total", "waiting")
+    __slots__ = ("_borrowers", "_scopes", "limiter", "overdrawn", "shared", "total", "unstarted")
 
     def __init__(self, limit: float | trio.CapacityLimiter) -> None:
         self.shared = isinstance(limit, trio.CapacityLimiter)
@@ -64,7 +64,8 @@ class Tokens:
         self.total = self.limiter.total_tokens  # as of the last `look`
         self.overdrawn = False  # workers hold more tokens than that
         self._borrowers: set[Task] = set()  # the workers that hold a token
-        self.waiting: dict[int, None] = {}  # the queue, by index: a set that keeps its order
+        # The queue, in order: for each index, what is set when all items before it have started.
+        self.unstarted: dict[int, trio.Event] = {}
         self._scopes: set[trio.CancelScope] = set()  # around each wait
 
     @property
@@ -90,7 +91,7 @@ class Tokens:
     @trio.lowlevel.enable_ki_protection
     def borrow(self, task: Task) -> bool:
         """Borrow a token for `task` without waiting. False if there is none."""
-        self._borrowers.add(task)  # before it has one: whatever is raised here, `put_back` puts things right
+        self._borrowers.add(task)
         try:
             self.limiter.acquire_on_behalf_of_nowait(task)
         except trio.WouldBlock:
@@ -106,7 +107,9 @@ class Tokens:
         items. One that is not started stays in the queue, to be found there.
         """
         start = False
-        self.waiting[index] = None
+        if self.unstarted:
+            self.put_back(task)  # those before may wait for it
+        turn = self.unstarted[index] = trio.Event()
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -115,14 +118,17 @@ class Tokens:
                 else:
                     await self.limiter.acquire()
                     self._borrowers.add(task)
-                # Workers that go on at the same time come back in any order.
-                while next(iter(self.waiting)) != index:  # noqa: ASYNC110  # a turn of the loop or two
-                    await trio.lowlevel.checkpoint()
+                # Workers that go on at the same time come back in any order: each wakes the next one.
+                if next(iter(self.unstarted.values())) is not turn:
+                    await turn.wait()
                 start = not scope.cancel_called
             finally:
                 self._scopes.remove(scope)
         if start:
-            del self.waiting[index]
+            del self.unstarted[index]
+            for next_turn in self.unstarted.values():
+                next_turn.set()
+                break
         return start
 
     @trio.lowlevel.enable_ki_protection
@@ -131,10 +137,7 @@ class Tokens:
         if task not in self._borrowers:
             return
         self._borrowers.remove(task)
-        try:
-            self.limiter.release_on_behalf_of(task)
-        except RuntimeError:
-            pass  # it has none: see `borrow`
+        self.limiter.release_on_behalf_of(task)
         self.overdrawn = self.total < len(self._borrowers)
 
     def turn_away(self) -> None:

@@ -1,8 +1,8 @@
 """A nursery that raises a single exception, never a group of its own.
 
-Trio's nursery wraps what it raises in a group, because any number of tasks may fail at once. In a run, an item's failure
-never leaves its worker: it is recorded. What does leave is rare and single: an exception of the block or of a source, a
-`KeyboardInterrupt`, a cancellation. Those should look as if there were no nursery.
+Trio's nursery wraps what it raises in a group, because any number of tasks may fail at once. In a run, an item's
+failure never leaves its worker: it is recorded. What does leave is rare and single: an exception of the block or of a
+source, a `KeyboardInterrupt`, a cancellation. Those should look as if there were no nursery.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class SingleExceptionNursery:
     """A nursery whose `close` gives the one exception to be raised for all that its block and its tasks raised.
 
-    Only cancellations go through Trio's nursery. All else is kept here: Trio would wrap it, split groups, and ask for its
-    `repr`, which may raise.
+    Only cancellations go through Trio's nursery. All else is kept here: Trio would wrap it, split groups, and ask for
+    its `repr`, which may raise.
 
     Of several exceptions, `close` gives one, in this order: what is no `Exception` (`KeyboardInterrupt`, `SystemExit`),
     what the block raised, what a task raised, a `Cancelled`. The others, but for `Cancelled`, are chained to it.
 
-    A *foreign* `Cancelled` is one that no scope around its task has caused: an item or a source raised again what it got
-    elsewhere. Trio's nursery would take it for its own, cancel itself and swallow it, and what is done by then would
-    look complete.
+    A *foreign* `Cancelled` is one that no scope around its task has caused: an item or a source raised again what it
+    got elsewhere. Trio's nursery would take it for its own, cancel itself and swallow it, and what is done by then
+    would look complete.
     """
 
     __slots__ = ("_foreign", "_manager", "_raised", "cancel_scope", "start_soon")
@@ -59,7 +59,7 @@ class SingleExceptionNursery:
     def keep(self, exc: BaseException, reason: str) -> bool:
         """Keep what a task or the block has raised, and cancel the rest.
 
-        False for a cancellation and nothing else, which has to be raised into Trio's nursery.
+        False for a cancellation and nothing else, which has to be raised into Trio's nursery; that cancels the rest.
         """
         _, rest = split_cancelled(exc)
         if rest is not None:
@@ -68,16 +68,21 @@ class SingleExceptionNursery:
             self._foreign = exc
         kept = rest is not None
         del exc, rest  # this frame is in the traceback of each Cancelled that comes of it, which may be part of a chain
-        self.cancel(reason)
+        if kept:
+            self.cancel(reason)
         return kept
 
     @trio.lowlevel.enable_ki_protection
     async def close(self, exc: BaseException | None) -> BaseException | None:
         """Wait until all tasks have ended. Gives what is to be raised, or None; `exc` is what the block has raised."""
         members: Sequence[BaseException] = ()
-        if exc is not None and self.keep(exc, "the block raised an exception"):
+        if exc is not None and self.keep(exc, f"the block raised {type(exc).__name__}"):
             self._raised.insert(0, self._raised.pop())  # before those of tasks
             exc = None
+        if exc is not None:
+            # Trio would do so too, but from a frame that holds all exceptions, which each task's Cancelled then holds
+            # by its traceback: a cycle.
+            self.cancel("the block was cancelled")
         try:
             if exc is None:
                 await self._manager.__aexit__(None, None, None)
@@ -85,7 +90,8 @@ class SingleExceptionNursery:
                 # A single Cancelled stands for a group of them, whose class may be the user's.
                 exc = first_leaf(exc)
                 await self._manager.__aexit__(type(exc), exc, exc.__traceback__)
-        except BaseException as raised:  # noqa: BLE001  # a group, unless the block left a cancel scope open
+        except BaseException as raised:  # noqa: ASYNC103, BLE001  # chosen from, below
+            # It is a group, unless the block left a cancel scope open.
             members = raised.exceptions if is_group(raised) else (raised,)
         try:
             return self._choose(members, exc)

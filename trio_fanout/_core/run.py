@@ -11,36 +11,38 @@ Workers are tasks, and are reused: a worker runs its item and takes the next one
                                             | none
                                             +-> exit, or wait in `_idle` while items may still arrive
 
-**Who starts a worker.** `start_workers` alone. It is called as the run is entered, by each worker that takes an item, by
-whatever puts an item into a queue or makes room in a window, and by a worker that may not be used again.
+**Who starts a worker.** `start_workers`. It is called as the run is entered, by a worker that takes an item (unless all
+are at work) or has waited for its token, and by what puts an item into a queue or makes room in a window. Besides, a
+worker that cannot be used again is replaced.
 
-**Who ends a run.** The source: a worker takes nothing and the source is not open (`source_ended`). The sink: its answer
-to an outcome is true (`cancel`). The owner: `stop`, `cancel`, or an exception of the block. A worker that raises: it was
-cancelled, or the source raised. All but the first set `stopped`. All set `_max_workers` to 0: workers exit when they look
-at it next, and an item is neither taken nor asked for any more.
+**What ends a run.** The source: it is not open, and a worker or its reader finds that nothing is left (`source_ended`).
+The sink: it gives a reason to cancel (`cancel`). The owner: by `stop`, by `cancel`, or by an exception of the block. A
+worker that raises (`_keep_exception`): it was cancelled, the source raised, there was Ctrl-C or wrong use. Each of
+these sets `_max_workers` to 0. Workers exit when they next look at it, so that no item is taken or asked for any more.
 
-**What is counted.** Three numbers, each changed in two places at most, tell all there is to know of the workers:
+**What is counted.** Three numbers, and the lot in which workers idle:
 
-- `_workers`: tasks that were started and have not ended. Up in `start_workers`, down in `_worker`.
-- `taken`: items that workers have taken. Up where an item is taken, in `_work`.
-- `_finished`: items that were taken and have ended in some way. Up where an item ends, in `_work`.
+- `_workers`: tasks that were started and have not ended. Up in `_start_worker`, down in `_end_worker`.
+- `taken`: items that workers have taken. Set in `_work`, where an item is taken.
+- `_finished`: items that were taken and have ended in some way. Up in `_work`, where an item ends, and in
+  `_wait_to_start`, for one that never starts.
 
-So ``taken - _finished`` items are *unfinished*: they run, or wait to start. ``_workers - len(_idle)`` workers are *awake*.
-And those that are awake and have no item, ``_workers - len(_idle) - (taken - _finished)``, are *coming*: they will look
-for an item within a turn of Trio's loop. Starting a worker for each item that is ready, less those that are coming,
-never starts too few, and too many only where an item is taken by a worker that has just finished another.
+So ``taken - _finished`` items are *unfinished*: they run, or wait to start. ``_workers - len(_idle)`` workers are
+*awake*. Those that are awake and have no item, ``_workers - len(_idle) - (taken - _finished)``, are *coming*: each will
+soon look for an item, or exit. To start a worker for each item that is ready, less those that are
+coming, never starts too few. It starts too many where a worker that has just finished takes an item that another one
+is coming for: that one finds nothing, and idles or exits.
 
-**Why a worker exits only while more are awake than the limit allows.** Idle workers do not count: if they did, the last
-one awake could leave while others are asleep, and nothing would wake those.
+**Why a worker exits only while more are awake than the limit allows.** Idle workers do not count. If they did, the last
+one awake could exit while others are asleep, and nothing would wake those.
 
-**Why an item is taken before its token.** Items start in the order of the source, and Trio's limiter is first come, first
-served. A worker that waited for a token first could get it after another one has taken the item that it would have
-taken. As it is, the item has its place in the queue for tokens as soon as it is taken, and from the moment it is taken to
-its start nothing waits, but for that token. The price is that one item more is taken than can start, where the limiter
-has no tokens.
+**Why an item is taken before its token.** Items start in the order of the source, and Trio's limiter is first come,
+first served. If a worker waited for a token first, another could overtake it on the way to the source. As it is, an
+item is in the queue for tokens as soon as it is taken. The price: items may be taken that cannot start yet, one for
+each worker.
 
-**Why one flat loop.** What is awaited costs a coroutine and its frame in each resumption: a coroutine for each item
-took 0.03 checkpoints an item. And a reader sees on one page what happens to an item.
+**Why one flat loop.** A coroutine for each item or slice would cost 0.03 of a checkpoint an item. And on one page a
+reader sees all that happens to an item.
 """
 
 from __future__ import annotations
@@ -58,8 +60,8 @@ from .items import (
     COROUTINE,
     came_out_of_cancellation,
     close_nurseries,
-    same_context,
     split_failure,
+    switch_context,
     watch,
     with_timeout,
     without_worker,
@@ -82,10 +84,11 @@ T_contra = TypeVar("T_contra", contravariant=True)
 R_contra = TypeVar("R_contra", contravariant=True)
 
 COMING = 64
-"""How many workers may be coming at a time, or as many as there are unfinished items if those are more.
+"""How many workers may be coming at a time, at the start of a run, of jobs, and after a wait for tokens.
 
-So thousands are there within a few turns of Trio's loop. To start them in one go would keep other tasks waiting, and
-functions that never wait would leave nothing for most of them to do.
+A worker that takes an item allows as many as there are unfinished items. So they double, and thousands are there within
+a few turns of Trio's loop. To start them all in one go would keep other tasks waiting, and functions that never wait
+would leave nothing for most of them to do.
 """
 
 
@@ -103,6 +106,7 @@ class Sink(Protocol[T_contra, R_contra]):
 
     def label(self, index: int, /) -> str:
         """What an item is called in messages: ``item 3``."""
+        ...
 
     def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
         """Choose what the run raises, or None, when all tasks have ended.
@@ -116,21 +120,21 @@ class Sink(Protocol[T_contra, R_contra]):
 class Run(Generic[T, R]):
     """One run of the loop: an async context manager around a nursery of workers.
 
-    All methods that change what is counted are protected from Ctrl-C, as in Trio: interrupted halfway, they could leave
-    a task asleep forever. What runs the items is not protected.
+    The methods that start, wake and end workers are protected from Ctrl-C, as in Trio: interrupted halfway, they could
+    leave a task asleep forever. What runs the items is not protected.
     """
 
     _fn: Callable[[T], Awaitable[R]]
     _source: Source[T]
     _sink: Sink[T, R]
     _tokens: Tokens
-    _follows: bool  # whether the limiter can change during the run: it is shared, or the user can reach it
+    _limit_changes: bool  # whether the limiter may change during the run: it is shared, or shown to the user
     _move_on_after: float | None  # seconds until the run is cancelled
     _name: str  # of the worker tasks
     _nursery: SingleExceptionNursery
     _slice: Slice
-    # 0 if no item is to be taken any more. Otherwise as many workers as are of use: the limit, as of the last look, or
-    # the number of items if that is known and less.
+    # 0 if no item is to be taken any more. Otherwise the limit as last seen, at least 1; or the number of items, if the
+    # limit does not change and there are less.
     _max_workers: float
     _workers: int  # tasks that were started and have not ended
     taken: int  # items that were taken
@@ -138,7 +142,7 @@ class Run(Generic[T, R]):
     _idle: trio.lowlevel.ParkingLot  # workers that found no item, while some may still arrive
     stopped: bool  # no further item is started, though there may be some
     _exhausted: bool  # the source has ended, and all its items were taken
-    _lost: bool  # an item has ended without an outcome
+    _lost: bool  # an item has ended without an outcome, or will not start
 
     def __init__(
         self,
@@ -156,13 +160,13 @@ class Run(Generic[T, R]):
         self._source = source
         self._sink = sink
         self._tokens = tokens
-        self._follows = tokens.shared or limiter_shown
+        self._limit_changes = tokens.shared or limiter_shown
         self._move_on_after = move_on_after
         self._name = name
         self._nursery = SingleExceptionNursery()
         self._slice = Slice()
         self._max_workers = tokens.workers
-        if source.length and not source.fills and not self._follows:
+        if source.length and not source.workers_wait and not self._limit_changes:
             self._max_workers = min(self._max_workers, source.length)  # more would find nothing: don't look for them
         self._workers = self.taken = self._finished = 0
         self._idle = trio.lowlevel.ParkingLot()
@@ -170,7 +174,7 @@ class Run(Generic[T, R]):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Run[T, R]:
-        """Open the nursery, and start as many workers as there are items for."""
+        """Open the nursery, and start the first workers."""
         await self._nursery.open()
         if self._move_on_after is not None:
             self.cancel_scope.deadline = trio.current_time() + self._move_on_after
@@ -189,6 +193,7 @@ class Run(Generic[T, R]):
             self._start_no_more()
         try:
             leaving = await self._nursery.close(exc)
+            self.discard()  # what was put in after the run had been stopped, or if Ctrl-C ended the last worker
             leaving = self._sink.conclude(leaving, self.started(), complete=self._exhausted and not self._lost)
             return leave(leaving, exc)
         finally:
@@ -212,7 +217,7 @@ class Run(Generic[T, R]):
         coming = self._workers - len(self._idle) - unfinished
         if coming >= most:
             return
-        if self._follows and self._tokens.limiter.total_tokens != self._tokens.total:
+        if self._limit_changes and self._tokens.limiter.total_tokens != self._tokens.total:
             self._follow_limit()
         room = self._max_workers - unfinished
         if coming >= room:
@@ -222,13 +227,15 @@ class Run(Generic[T, R]):
             return
         if self._idle:
             count -= len(self._idle.unpark(count=count))
-        worker = self._guarded_work if self._source.fed else self._work
         for _ in range(count):
-            self._nursery.start_soon(worker, name=self._name)
-            self._workers += 1
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        self._nursery.start_soon(self._guarded_work if self._source.fed else self._work, name=self._name)
+        self._workers += 1
 
     def room_freed(self) -> None:
-        """Wake the reader of the source or a worker: there may be room for another item."""
+        """Wake the reader of the source, and a worker: there may be room for another item."""
         self._source.wake_reader()
         self.start_workers()
 
@@ -263,13 +270,13 @@ class Run(Generic[T, R]):
 
     def _start_no_more(self) -> None:
         if self.stopped:
-            return  # each worker that ends by an exception comes here: together they should not do it many times over
+            return  # once is enough, and each worker that is cancelled comes here
         self.stopped = True
         self._max_workers = 0
         self._tokens.turn_away()
         self.discard()
 
-    async def begin(self) -> None:
+    async def look_for_cancellation(self) -> None:
         """Look for a cancellation before anything is read."""
         await self._slice.next()
 
@@ -290,11 +297,11 @@ class Run(Generic[T, R]):
 
     def started(self) -> int:
         """How many items were started."""
-        return self.taken - len(self._tokens.waiting)
+        return self.taken - len(self._tokens.unstarted)
 
     def was_started(self, index: int) -> bool:
         """Whether an item had been started when the run was over."""
-        return index < self.taken and index not in self._tokens.waiting
+        return index < self.taken and index not in self._tokens.unstarted
 
     def unfinished(self) -> int:
         """How many items were taken and have not ended."""
@@ -318,6 +325,7 @@ class Run(Generic[T, R]):
                 self._start_no_more()
             self._source.wake_reader()
 
+    @trio.lowlevel.disable_ki_protection  # also inside of `_guarded_work`: it runs the items
     async def _work(self) -> None:
         """Run items, one after another, until there are none for this worker."""
         replace = False
@@ -325,29 +333,29 @@ class Run(Generic[T, R]):
             task = trio.lowlevel.current_task()
             fn, source, sink, slice_, tokens = self._fn, self._source, self._sink, self._slice, self._tokens
             take, succeeded = source.take, sink.succeeded
-            context, context_of, fills = source.context, source.context_of, source.fills
-            limiter, shared, waiting, follows = tokens.limiter, tokens.shared, tokens.waiting, self._follows
+            context, context_of, workers_wait = source.context, source.context_of, source.workers_wait
+            limiter, shared, unstarted = tokens.limiter, tokens.shared, tokens.unstarted
+            limit_changes = self._limit_changes
             watched = watch(task)
-            scope = watched._cancel_status  # noqa: SLF001  # see `watch`
+            status = watched._cancel_status  # noqa: SLF001  # see `watch`
             has_token = starts_at_once = False
-            if fills and slice_.end and self.cancel_scope.cancel_called:
-                slice_.end_now()  # cancelled since this worker was started, which may be long after the run was
+            if workers_wait and slice_.end and self.cancel_scope.cancel_called:
+                slice_.end_now()  # cancelled after this worker was started: it looks for that before it takes an item
             while True:
-                if context_of is None and (context or task.context) and not same_context(context, task.context):
-                    # An item left its mark. As in Trio's from_thread: the task runs in the new context from its next step.
-                    task.context = context.copy()
-                    await slice_.next(trio.lowlevel.checkpoint)
+                if (context or task.context) and context_of is None and switch_context(task, context):
+                    await slice_.next(trio.lowlevel.checkpoint)  # the last item has set a context variable
                 while perf_counter() >= slice_.end:
                     await slice_.next()
-                if follows and (tokens.overdrawn or limiter.total_tokens != tokens.total):
+                if limit_changes and (tokens.overdrawn or limiter.total_tokens != tokens.total):
                     self._follow_limit()
                     if tokens.overdrawn:
-                        tokens.put_back(task)  # an idle worker may hold one, too
+                        tokens.put_back(task)  # which a worker that was idle may hold, too
                     has_token = tokens.holds(task)
                     starts_at_once = has_token and context_of is None
+                # The first comparison is there to save the second one: `len` of a lot is a call.
                 if self._workers > self._max_workers and self._workers - len(self._idle) > self._max_workers:
                     return  # the limit is lower than it was, or no item is to be taken any more
-                # From here to the start of the item nothing waits, but for its token, so that items start in order.
+                # No checkpoint from here until the item has started or is in the queue, so that items start in order.
                 entry = take()
                 if entry is None:
                     if not source.open:
@@ -360,20 +368,16 @@ class Run(Generic[T, R]):
                     continue
                 index, item = entry
                 self.taken = index + 1
-                if self._workers != self._max_workers or (fills and self._idle):
-                    if self.stopped:  # by the source itself, as it gave this item
+                if self._workers != self._max_workers or (workers_wait and self._idle):
+                    if self.stopped:  # by the source itself, as it gave this item: then `_max_workers` is 0
                         self.taken = index
                         self._give_up(index, item)
                         return
                     self.start_workers(self.taken - self._finished)
-                if waiting or not starts_at_once:
-                    wanted = context if context_of is None else context_of(item)
-                    if (wanted or task.context) and not same_context(wanted, task.context):
-                        task.context = wanted.copy()  # from the next step of the task, so it has to wait for one
-                        may_start = False
-                    else:
-                        may_start = not waiting and (has_token or tokens.borrow(task))
-                    wanted = None  # or it would keep alive what is in it
+                if unstarted or not starts_at_once:
+                    may_start = not unstarted and (has_token or tokens.borrow(task))
+                    if context_of is not None and switch_context(task, context_of(item)):
+                        may_start = False  # until the next step of the task
                     if not (may_start or await self._wait_to_start(task, index, item)):
                         return
                     has_token = not shared
@@ -384,13 +388,14 @@ class Run(Generic[T, R]):
                         check_awaitable(awaitable)
                     value = await awaitable
                 except Exception as exc:  # noqa: BLE001  # that is what a failure is
-                    reason = self._failed(index, item, exc)
-                except BaseException as exc:  # raised again, but for what is a failure in it
-                    left_open = watched._cancel_status is not scope  # noqa: SLF001
+                    left_open = watched._cancel_status is not status  # noqa: SLF001
+                    reason = self._failed(index, item, exc, own_scope=left_open and not status.effectively_cancelled)
+                except BaseException as exc:  # noqa: ASYNC103  # raised again, but for what is a failure in it
+                    left_open = watched._cancel_status is not status  # noqa: SLF001
                     if type(exc) is trio.Cancelled and not left_open:
                         self._give_up(index, item)
                         raise
-                    own_scope = left_open and not scope.effectively_cancelled
+                    own_scope = left_open and not status.effectively_cancelled
                     reason = await self._interrupted(task, index, item, exc, own_scope=own_scope)
                 else:
                     reason = succeeded(index, item, value)
@@ -399,41 +404,40 @@ class Run(Generic[T, R]):
                     if shared:
                         tokens.put_back(task)
                 if reason is not None:
-                    # Not where the failure is being handled: each task's Cancelled would hold it as its context.
+                    # Outside of the `except` block: each task's Cancelled would have the failure as its context.
                     self.cancel(reason)
                 # Drop references: an idle worker must not keep the last item alive, and a failure must not be reachable
                 # from its own traceback.
                 entry = item = awaitable = value = None  # type: ignore[assignment]
-                if watched._cancel_status is not scope:  # noqa: SLF001
+                if watched._cancel_status is not status:  # noqa: SLF001
                     await self._close_nurseries(task, index)
                     replace = True
                     return  # what the item left open ends with this task
-        except BaseException as exc:
-            if not self._worker_raised(exc):
+        except BaseException as exc:  # noqa: ASYNC103  # kept, or raised again
+            if not self._keep_exception(exc):
                 raise
         finally:
-            self._worker_ended(replace=replace)
+            self._end_worker(replace=replace)
 
     @trio.lowlevel.enable_ki_protection
-    def _worker_raised(self, exc: BaseException) -> bool:
+    def _keep_exception(self, exc: BaseException) -> bool:
         """Keep what has ended a worker, and cancel the run. False if it is to be raised into the nursery.
 
-        It is a cancellation, a KeyboardInterrupt, what the source raised, wrong use. The other workers might never wait,
-        and so not notice for a while.
+        It is a cancellation, a KeyboardInterrupt, what the source raised, or wrong use.
         """
         try:
-            self._start_no_more()
-            return self._nursery.keep(exc, "a worker raised an exception")
+            self._start_no_more()  # the other workers might not come to a checkpoint soon
+            return self._nursery.keep(exc, f"a worker raised {type(exc).__name__}")
         finally:
             del exc  # this frame is in the traceback of what the other workers raise now
 
     @trio.lowlevel.enable_ki_protection
-    def _worker_ended(self, *, replace: bool) -> None:
-        """Put back what the worker has."""
+    def _end_worker(self, *, replace: bool) -> None:
+        """Put back the worker's token, count it out, and have another one in its place if it is to be replaced."""
         self._tokens.put_back(trio.lowlevel.current_task())
         self._workers -= 1
-        if replace:
-            self.start_workers()
+        if replace and self._max_workers:
+            self._start_worker()  # also where no item is ready: a worker has to find out that the source has ended
 
     def _follow_limit(self) -> None:
         """Have as many workers as the limiter has tokens now."""
@@ -445,7 +449,7 @@ class Run(Generic[T, R]):
     async def _wait_to_start(self, task: Task, index: int, item: T) -> bool:
         """Wait for a token, and until the items before this one have started. False if it is not to be started."""
         if not self._tokens.shared and not self._tokens.holds(task):
-            self._idle.unpark_all()  # the tokens are theirs, and there are fewer now: they have to put them back
+            self._idle.unpark_all()  # idle workers may hold tokens that the limiter has no more: they put them back
         start = False
         try:
             start = await self._tokens.wait(task, index)
@@ -454,6 +458,7 @@ class Run(Generic[T, R]):
                 self._finished += 1
                 self._give_up(index, item)
         # There may be more tokens than before, and this item may take long.
+        self._source.wake_reader()
         self.start_workers(COMING)
         return start
 
@@ -461,14 +466,15 @@ class Run(Generic[T, R]):
         self._lost = True
         self._sink.cancelled(index, item)
 
-    def _failed(self, index: int, item: T, exc: Exception) -> str | None:
+    def _failed(self, index: int, item: T, exc: Exception, *, own_scope: bool = False) -> str | None:
+        """Record a failure; see `_interrupted`. Gives the sink's reason to cancel the run."""
         if type(exc) is NotAwaitable:
             # The caller's mistake, and no failure of this item.
             self._give_up(index, item)
             msg = f"{trio.lowlevel.current_task().name}: {exc}"
             raise TypeError(msg) from None
         secondary = False
-        if trio.current_effective_deadline() == -math.inf:
+        if not own_scope and trio.current_effective_deadline() == -math.inf:
             # A failure that came out of the run's cancellation must not be taken for its cause.
             secondary = came_out_of_cancellation(exc)
             self._slice.end_now()  # the workers should notice before they take another item

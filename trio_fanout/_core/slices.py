@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 SLICE = 0.008
 """Seconds of real time that the tasks of a run may take before Trio's other tasks have their turn.
 
-It is longer than `sys.getswitchinterval()`, 5 ms. In each turn Trio polls for I/O, which lets go of the interpreter for a
-moment. With slices of the same length that moment comes just before a waiting thread would ask for the interpreter, the
-thread is too late each time, and waits for seconds. And it is short enough to notice a cancellation within 10 ms.
+It is longer than `sys.getswitchinterval()`, 5 ms. In each turn Trio polls for I/O, which lets go of the interpreter
+for a moment. With slices of the same length that moment comes just before a waiting thread would ask for the
+interpreter, the thread is too late each time, and waits for seconds. And it is short enough to notice a cancellation
+within 10 ms.
 """
 
 

@@ -5,7 +5,7 @@ A source numbers its items from 0, in order. All workers share it:
 - `take()` gives the next ``(index, item)`` without waiting, or None where there is none just now.
 - `open` tells whether items may still arrive. If so, a worker that finds none waits; otherwise the source has ended,
   and is not asked again.
-- `fills` tells whether it is ever open. If not, no worker waits.
+- `workers_wait` tells whether it is ever open: if not, no worker waits for items.
 - `ready(taken)` is how many more workers would find an item, when `taken` items have been taken.
 - `length` is how many items there are in all, or None.
 - `stop()` and `wake_reader()` are for a source that a task reads: stop reading, look whether there is room.
@@ -39,7 +39,7 @@ class Source(Protocol[T_co]):
     @property
     def open(self) -> bool: ...
     @property
-    def fills(self) -> bool: ...
+    def workers_wait(self) -> bool: ...
     @property
     def fed(self) -> bool: ...
     @property
@@ -60,7 +60,7 @@ class Pull(Generic[T]):
 
     __slots__ = ("context", "length", "take")
     open = False
-    fills = False
+    workers_wait = False
     fed = False
     context_of = None
 
@@ -96,7 +96,7 @@ class Queue(Generic[T]):
     """A queue that is filled from outside; base class for async sources and for groups."""
 
     __slots__ = ("_waiting", "context", "given")
-    fills = True
+    workers_wait = True
     fed = False
     length: int | None = None
     context_of: Callable[[Any], contextvars.Context] | None = None

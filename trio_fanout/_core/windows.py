@@ -49,7 +49,7 @@ class WindowedPull(Generic[T]):
     """A plain iterable, from which items are taken only while the window has room."""
 
     __slots__ = ("_pull", "_refused", "_window", "context", "length", "open")
-    fills = True
+    workers_wait = True
     fed = False
     context_of = None
 
@@ -75,8 +75,6 @@ class WindowedPull(Generic[T]):
 
     def ready(self, taken: int, /) -> float:
         """How many items are left that there is room for."""
-        if not self.open:
-            return 0
         # Where room was refused, nothing has shown yet whether that was the end: a worker has to look.
         return min(max(self._pull.ready(taken), self._refused), self._window.available())
 

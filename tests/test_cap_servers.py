@@ -1,0 +1,164 @@
+"""`cap` with `overloaded` against servers that take only so much, on a virtual clock, with retries around it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+import trio_fanout as fanout
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+ITEMS, ATTEMPTS = 600, 10
+
+
+class BusyError(Exception):
+    """429, perhaps with a `Retry-After`."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+def busy(exc: Exception) -> bool | float:
+    if not isinstance(exc, BusyError):
+        return False
+    return True if exc.seconds is None else exc.seconds
+
+
+class Server:
+    """Counts what it answers and what it refuses."""
+
+    def __init__(self) -> None:
+        self.answered = self.refused = 0
+
+    def refuses(self) -> BusyError | None:
+        """Whether it will not take a request now."""
+        raise NotImplementedError
+
+    def done(self) -> None:
+        """It has answered one."""
+
+    async def get(self, item: int) -> int:
+        await trio.sleep(0.05)  # on the way
+        error = self.refuses()
+        if error is not None:
+            self.refused += 1
+            raise error
+        await trio.sleep(0.5)
+        self.done()
+        self.answered += 1
+        return item
+
+
+class FewAtOnce(Server):
+    """It takes eight requests at once."""
+
+    now = 0
+
+    def refuses(self):
+        if self.now == 8:
+            return BusyError()
+        self.now += 1
+        return None
+
+    def done(self):
+        self.now -= 1
+
+
+class Bucket(Server):
+    """It takes ten requests a second, of which it saves up ten: a bucket of tokens."""
+
+    tokens, then = 10.0, 0.0
+
+    def refuses(self):
+        now = trio.current_time()
+        self.tokens = min(10.0, self.tokens + (now - self.then) * 10)
+        self.then = now
+        if self.tokens < 1:
+            return BusyError()
+        self.tokens -= 1
+        return None
+
+
+class Minutes(Server):
+    """It takes sixty requests a minute, and says when the next begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.minutes: Counter[float] = Counter()
+
+    def refuses(self):
+        minute, second = divmod(trio.current_time(), 60)
+        if self.minutes[minute] == 60:
+            return BusyError(60 - second)
+        self.minutes[minute] += 1
+        return None
+
+
+class Seconds(Server):
+    """It takes ten requests in each second of its clock, and says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: Counter[float] = Counter()
+
+    def refuses(self):
+        second = trio.current_time() // 1
+        if self.seconds[second] == 10:
+            return BusyError()
+        self.seconds[second] += 1
+        return None
+
+
+async def fetch_all(server: Server, adapt: Any) -> list[int]:
+    """The items that are lost."""
+    rng = random.Random(0)  # the jitter is the same each time
+    get = adapt(server.get)
+
+    async def fetch(item):
+        for attempt in range(ATTEMPTS):
+            try:
+                return await get(item)
+            except BusyError as exc:
+                if attempt + 1 == ATTEMPTS:
+                    raise
+                await trio.sleep(exc.seconds or rng.uniform(0.5, 1) * min(0.1 * 2**attempt, 5))
+        raise AssertionError
+
+    outcomes = await fanout.map(fetch, range(ITEMS), limit=ITEMS, policy=fanout.Settle())
+    return [item for item, outcome in enumerate(outcomes) if hasattr(outcome, "error")]
+
+
+SERVERS = pytest.mark.parametrize("make", [FewAtOnce, Bucket, Minutes])
+
+
+@SERVERS
+async def test_with_overloaded_no_item_is_lost_and_few_requests_are_refused(autojump_clock: MockClock, make):
+    server = make()
+    lost = await fetch_all(server, lambda get: fanout.cap(get, 100, overloaded=busy))
+    assert lost == []
+    assert server.answered == ITEMS
+    assert server.refused / (server.answered + server.refused) <= 0.3
+
+
+@SERVERS
+async def test_without_it_most_requests_are_refused(autojump_clock: MockClock, make):
+    server = make()
+    await fetch_all(server, lambda get: fanout.cap(get, 100))
+    assert server.refused / (server.answered + server.refused) > 0.5
+
+
+async def test_server_that_counts_by_seconds_is_a_job_for_throttle(autojump_clock: MockClock):
+    """A cap bounds how many are at work: it cannot know when a second begins."""
+    capped, throttled = Seconds(), Seconds()
+    await fetch_all(capped, lambda get: fanout.cap(get, 100, overloaded=busy))
+    lost = await fetch_all(throttled, lambda get: fanout.throttle(get, 9.5))
+    assert lost == []
+    assert throttled.refused == 0
+    assert capped.refused > 100
