@@ -176,12 +176,12 @@ class Program:
                 if self.exit_code != 0 or not over:
                     with trio.CancelScope(shield=True):
                         await self._end_group()
+            self._read_what_is_there()
         except BaseException:
             self.close()
             raise
         finally:
             # Only a process that has left the group can hold the pipes open now, and nobody waits for that.
-            self._read_what_is_there()
             for pipe in list(self._pipes):
                 self._close_pipe(pipe)
             if self._pidfd is not None:
