@@ -28,7 +28,7 @@ LOOK_FOR_STOPPED: Final = 0.5
 REPORT: Final = [getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(signal, name)]
 """The signals that ask what runs."""
 
-END: Final = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT] if hasattr(signal, "SIGHUP") else []
+END: Final = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 """The signals that end what runs, as a second SIGINT does."""
 
 
