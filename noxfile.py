@@ -144,9 +144,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session(tags=["full"])
 def bench(session: nox.Session) -> None:
-    """The benchmarks, each just long enough to see that it works."""
-    session.install(".", *BENCH)
+    """The benchmarks, each just long enough to see that it works, and by how much instructions have moved."""
+    session.install(".[process]", *BENCH)
     session.run("python", "benchmarks/run.py", "--quick", *session.posargs)
+    session.run("python", "benchmarks/instructions.py")
 
 
 @nox.session(tags=["full"])

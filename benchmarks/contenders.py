@@ -6,6 +6,8 @@ async function without arguments that does the work.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import functools
 import importlib
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     Contender: TypeAlias = Callable[[Fn, Sequence[int]], Work]
 
 LIMIT = 16
+VARIABLE = contextvars.ContextVar("VARIABLE")
 
 
 def _import(name: str) -> Any:
@@ -56,7 +59,7 @@ def checkpoints(_: Fn, items: Sequence[int]) -> Work:
     return work
 
 
-def barest_workers(fn: Fn, items: Sequence[int]) -> Work:
+def barest_workers(fn: Fn, items: Sequence[int], limit: int = LIMIT) -> Work:
     """What a worker loop costs at the least: no policy, no order on failure, no isolation, nothing."""
 
     async def work() -> list[int]:
@@ -68,7 +71,7 @@ def barest_workers(fn: Fn, items: Sequence[int]) -> Work:
                 results[index] = await fn(item)
 
         async with trio.open_nursery() as nursery:
-            for _ in range(min(LIMIT, len(items))):
+            for _ in range(min(limit, len(items))):
                 nursery.start_soon(worker)
         return results
 
@@ -92,12 +95,12 @@ def bare_nursery(fn: Fn, items: Sequence[int]) -> Work:
     return work
 
 
-def nursery_and_limiter(fn: Fn, items: Sequence[int]) -> Work:
+def nursery_and_limiter(fn: Fn, items: Sequence[int], limit: int = LIMIT) -> Work:
     """What most people write."""
 
     async def work() -> list[int]:
         results = [0] * len(items)
-        limiter = trio.CapacityLimiter(LIMIT)
+        limiter = trio.CapacityLimiter(limit)
 
         async def one(index: int, item: int) -> None:
             async with limiter:
@@ -131,6 +134,26 @@ def anyio_group_and_limiter(fn: Fn, items: Sequence[int]) -> Work:
     return work
 
 
+def asyncio_group_and_semaphore(fn: Fn, items: Sequence[int]) -> Work:
+    async def work() -> list[int]:
+        results = [0] * len(items)
+        semaphore = asyncio.Semaphore(LIMIT)
+
+        async def one(index: int, item: int) -> None:
+            async with semaphore:
+                results[index] = await fn(item)
+
+        async with asyncio.TaskGroup() as group:
+            for index, item in enumerate(items):
+                group.create_task(one(index, item))
+        return results
+
+    return work
+
+
+asyncio_group_and_semaphore.library = "asyncio"
+
+
 def aiometer_run_all(fn: Fn, items: Sequence[int]) -> Work:
     calls = [functools.partial(fn, item) for item in items]
     return functools.partial(aiometer.run_all, calls, max_at_once=LIMIT)
@@ -139,12 +162,73 @@ def aiometer_run_all(fn: Fn, items: Sequence[int]) -> Work:
 # This package
 
 
-def map_(fn: Fn, items: Sequence[int]) -> Work:
-    return lambda: fanout.map(fn, items, limit=LIMIT)
+def map_(fn: Fn, items: Sequence[int], limit: int = LIMIT) -> Work:
+    return lambda: fanout.map(fn, items, limit=limit)
 
 
 def map_on_shared_limiter(fn: Fn, items: Sequence[int]) -> Work:
     return lambda: fanout.map(fn, items, limit=trio.CapacityLimiter(LIMIT))
+
+
+def map_of_many_runs(fn: Fn, items: Sequence[int], runs: int) -> Work:
+    """The items dealt out to so many runs at once, which share one limiter."""
+
+    async def work() -> None:
+        limiter = trio.CapacityLimiter(LIMIT)
+        async with trio.open_nursery() as nursery:
+            for run in range(runs):
+                nursery.start_soon(functools.partial(fanout.map, fn, items[run::runs], limit=limiter))
+
+    return work
+
+
+def map_from_iterator(fn: Fn, items: Sequence[int]) -> Work:
+    return lambda: fanout.map(fn, iter(items), limit=LIMIT)
+
+
+def map_from_async_generator(fn: Fn, items: Sequence[int]) -> Work:
+    async def source():
+        for item in items:
+            yield item
+
+    return lambda: fanout.map(fn, source(), limit=LIMIT)
+
+
+def map_in_context(fn: Fn, items: Sequence[int]) -> Work:
+    """The caller has set a context variable, as any tracing does."""
+
+    async def work() -> list[int]:
+        token = VARIABLE.set(object())
+        try:
+            return await fanout.map(fn, items, limit=LIMIT)
+        finally:
+            VARIABLE.reset(token)
+
+    return work
+
+
+def map_with_timeout(fn: Fn, items: Sequence[int]) -> Work:
+    return lambda: fanout.map(fn, items, limit=LIMIT, item_timeout=60)
+
+
+def map_settled(fn: Fn, items: Sequence[int]) -> Work:
+    async def work() -> list[int]:
+        return [outcome.unwrap() for outcome in await fanout.map(fn, items, limit=LIMIT, policy=fanout.Settle())]
+
+    return work
+
+
+def map_of_capped(fn: Fn, items: Sequence[int]) -> Work:
+    return lambda: fanout.map(fanout.cap(fn, LIMIT), items, limit=LIMIT)
+
+
+def map_of_throttled(fn: Fn, items: Sequence[int]) -> Work:
+    """At a rate that is never reached."""
+    return lambda: fanout.map(fanout.throttle(fn, 1e9), items, limit=LIMIT)
+
+
+def map_of_metered(fn: Fn, items: Sequence[int]) -> Work:
+    return lambda: fanout.map(fanout.Meter().wrap(fn), items, limit=LIMIT)
 
 
 def do(fn: Fn, items: Sequence[int]) -> Work:
@@ -181,19 +265,41 @@ def run_graph(fn: Fn, items: Sequence[int]) -> Work:
     return lambda: fanout.run_graph(steps, limit=LIMIT)
 
 
+def with_options(contender: Contender, **options: Any) -> Contender:
+    return functools.wraps(contender)(functools.partial(contender, **options))
+
+
 OURS: dict[str, Contender] = {
     "map": map_,
     "map, shared limiter": map_on_shared_limiter,
     "do": do,
     "stream": stream,
-    "stream, ordered=False": functools.partial(stream, ordered=False),
+    "stream, ordered=False": with_options(stream, ordered=False),
     "open_group, a job an item": open_group,
     "run_graph, a step an item": run_graph,
+}
+
+SOURCES: dict[str, Contender] = {
+    "a sequence": map_,
+    "an iterator": map_from_iterator,
+    "an async generator": map_from_async_generator,
+}
+
+OPTIONS: dict[str, Contender] = {
+    "map": map_,
+    "policy=Settle()": map_settled,
+    "a context variable set": map_in_context,
+    "a shared limiter": map_on_shared_limiter,
+    "item_timeout": map_with_timeout,
+    "cap": map_of_capped,
+    "throttle": map_of_throttled,
+    "Meter": map_of_metered,
 }
 
 BY_HAND: dict[str, Contender] = {"nursery + limiter": nursery_and_limiter}
 
 PEERS: dict[str, Contender] = {
+    "asyncio task group + semaphore": asyncio_group_and_semaphore,
     **({"anyio task group + limiter": anyio_group_and_limiter} if anyio else {}),
     **({"aiometer.run_all": aiometer_run_all} if aiometer else {}),
 }

@@ -61,8 +61,10 @@ class Picture:
 
     def svg(self):
         """The file: a picture, and for those who do not see it, a title."""
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {number(self.y + 4)}" role="img"'
-        lines = [f"{head}>", f"<title>{escape(self.title)}</title>", f"<style>\n{STYLE}</style>", *self.parts, "</svg>"]
+        height = number(self.y + 4)
+        size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
+        lines = [head, f"<title>{escape(self.title)}</title>", f"<style>\n{STYLE}</style>", *self.parts, "</svg>"]
         return "".join(f"{line}\n" for line in lines)
 
 
