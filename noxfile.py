@@ -27,6 +27,7 @@ TESTS = nox.project.dependency_groups(PROJECT, "tests")
 TYPES = nox.project.dependency_groups(PROJECT, "types")
 LINT = nox.project.dependency_groups(PROJECT, "lint")
 BENCH = nox.project.dependency_groups(PROJECT, "bench")
+DOCS = nox.project.dependency_groups(PROJECT, "docs")
 WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
 
 EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
@@ -104,12 +105,19 @@ def dask(session: nox.Session) -> None:
 
 
 @nox.session(tags=["full"])
-def readme(session: nox.Session) -> None:
-    """The examples in the README."""
-    if not Path("tests/test_readme.py").exists():
-        session.skip("there is no tests/test_readme.py")
-    session.install(f".[{EXTRAS}]", *TESTS)
-    session.run("pytest", "tests/test_readme.py", *session.posargs)
+def docs(session: nox.Session) -> None:
+    """The site, in docs/_build: no warnings, no dead links within it. And the commands of the README that set it up."""
+    session.install(f".[{EXTRAS}]", *DOCS, *TESTS)
+    shutil.rmtree("docs/_build", ignore_errors=True)
+    session.run("sphinx-build", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build", *session.posargs)
+    session.run("pytest", "-k", "setting_up", "tests/test_docs.py")
+
+
+@nox.session(tags=["full"])
+def pictures(session: nox.Session) -> None:
+    """The pictures of the documentation show what the runs look like; `-- --draw` draws them anew."""
+    session.install(".")
+    session.run("python", "docs/pictures.py", *(session.posargs or ["--check"]))
 
 
 @nox.session

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,10 @@ from unittest import mock
 
 import trio
 
-from trio_fanout._cli import _work, main
+from trio_fanout._cli import _commands, main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 COMMAND = [sys.executable, "-m", "trio_fanout"]
 
@@ -51,17 +53,17 @@ class Cli:
     def __call__(self, *args: str, stdin: bytes | str = b"") -> Ran:
         with (
             standard_input(stdin.encode() if isinstance(stdin, str) else stdin),
-            mock.patch.object(_work, "work", work_and_leave_no_reader),
+            mock.patch.object(_commands, "run", run_and_leave_no_reader),
         ):
             code = main(list(args))
         out, err = self._capture.readouterr()
         return Ran(code, out, err.decode())
 
 
-async def work_and_leave_no_reader(options: Any, work: Any = _work.work) -> int:
-    """Do the work, and wait for threads that were left to their reading: they would read the next test's input."""
+async def run_and_leave_no_reader(options: Any, run: Any = _commands.run) -> int:
+    """Run a command, and wait for threads that were left to their reading: they would read the next test's input."""
     try:
-        return await work(options)
+        return await run(options)
     finally:
         await all_threads_ended()
 
@@ -130,3 +132,21 @@ def is_gone(pid: int) -> bool:
 
 def number_in(path: Path) -> int:
     return int(path.read_text())
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds that another process brings about."""
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+def wait_until_it_handles(pid: int, number: int) -> None:
+    """Wait until a process would handle a signal."""
+
+    def handles() -> bool:
+        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
+
+    wait_for(handles)

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
+import trio
 
 from cli_helpers import COMMAND, PATIENCE, Cli, Ran, is_gone, number_in, run
-from trio_fanout._cli import _parser, _programs, _work, main
+from trio_fanout._cli import _commands, _json, _parser, _programs, _spool, main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 
@@ -35,10 +37,12 @@ def cli(capfdbinary):
 
 
 def test_map_prints_an_object_for_each_item(cli):
+    began = time.time()
     ran = cli("map", "--", "sh", "-c", "echo out-$0; echo err >&2", stdin="a\nb")
     assert ran.code == 0
     assert ran.err == ""
-    seconds = ran.column("seconds")
+    started, seconds = ran.column("started"), ran.column("seconds")
+    assert all(began <= value < began + PATIENCE for value in started)
     assert all(0 < value < PATIENCE for value in seconds)
     assert ran.records == [
         {
@@ -48,7 +52,9 @@ def test_map_prints_an_object_for_each_item(cli):
             "exit_code": 0,
             "stdout": f"out-{item}\n",
             "stderr": "err\n",
+            "started": started[index],
             "seconds": seconds[index],
+            "program": ["sh", "-c", "echo out-$0; echo err >&2"],
         }
         for index, item in enumerate(["a", "b"])
     ]
@@ -73,7 +79,8 @@ def _in_a_directory_of_its_own(tmp_path, monkeypatch):
         (["a", "b"], ["a", "b", "it;em $HOME '\""]),
         (["<{}>", "x{}{}", "{#}"], ["<it;em $HOME '\">", "xit;em $HOME '\"it;em $HOME '\"", "0"]),
         (["{#}"], ["0", "it;em $HOME '\""]),
-        (["{}", "{", "}", "{ }", "{{}}"], ["it;em $HOME '\"", "{", "}", "{ }", "{it;em $HOME '\"}"]),
+        (["{}", "{", "}", "{ }"], ["it;em $HOME '\"", "{", "}", "{ }"]),
+        (["{{}}", "{{#}}", "{{{}}}"], ["{}", "{#}", "{{}}", "it;em $HOME '\""]),
         (["-j", "--null", "--"], ["-j", "--null", "--", "it;em $HOME '\""]),
     ],
 )
@@ -137,7 +144,7 @@ def test_text_output_goes_where_the_program_sent_it_in_the_order_of_the_items(cl
 
 
 def test_output_beyond_what_is_kept_in_memory(cli, monkeypatch):
-    monkeypatch.setattr(_programs, "SPOOL_ABOVE", 100_000)
+    monkeypatch.setattr(_spool, "MEMORY", 100_000)
     ran = cli("map", "--output", "text", "-j3", "sh", "-c", "yes $0 | head -c 1000000", stdin="a\nb\nc\n")
     assert ran.out == b"a\n" * 500_000 + b"b\n" * 500_000 + b"c\n" * 500_000
 
@@ -162,13 +169,13 @@ def test_as_many_at_once_as_there_are_cpus(monkeypatch):
 
 def test_rate_spaces_the_starts(cli, monkeypatch):
     asked = []
-    throttle = _work.fanout.throttle
+    throttle = _commands.fanout.throttle
 
     def spy(fn, rate):
         asked.append(rate)
         return throttle(fn, 1000)
 
-    monkeypatch.setattr(_work.fanout, "throttle", spy)
+    monkeypatch.setattr(_commands.fanout, "throttle", spy)
     assert cli("map", "--rate", "0.5", "echo", stdin="a\nb\n").column("item") == ["a", "b"]
     assert asked == [0.5]
 
@@ -205,7 +212,7 @@ def test_no_fail_fast_goes_on(cli):
     assert ran.code == 1
     assert ran.column("failed") == [True, False, True, False]
     assert ran.column("stdout") == ["3\n", "1\n", "3\n", "2\n"]
-    assert ran.err == "trio-fanout: item 0 ('3') failed: exit code 1 (2 of 4 items failed)\n"
+    assert ran.err == "trio-fanout: 2 of 4 items failed; first: item 0 ('3'): exit code 1\n"
 
 
 @pytest.mark.parametrize("mode", [["map", "--output", "text"], ["do"]])
@@ -215,7 +222,7 @@ def test_where_output_is_plain_each_failure_is_told(cli, mode):
     assert ran.err.splitlines() == [
         "trio-fanout: item 0 ('3') failed: exit code 1",
         "trio-fanout: item 2 ('3') failed: exit code 1",
-        "trio-fanout: item 0 ('3') failed: exit code 1 (2 of 3 items failed)",
+        "trio-fanout: 2 of 3 items failed; first: item 0 ('3'): exit code 1",
     ]
 
 
@@ -272,6 +279,58 @@ def test_no_room_for_pipes_is_a_failed_item(cli, monkeypatch):
     monkeypatch.setattr(os, "pipe", scarce)
     ran = cli("map", "echo", stdin="a\n")
     assert ran.records[0]["error"] == "cannot start: Too many open files"
+
+
+@pytest.mark.parametrize("mode", [["map"], ["do", "-j1"], ["map", "-n2"]])
+def test_a_program_that_cannot_be_found_ends_the_run(cli, mode):
+    ran = cli(*mode, "--keep-going", "nothing", stdin="a\n" * 10_000)
+    assert ran.code == 1
+    assert "cannot start 'nothing': No such file or directory" in ran.err
+    assert len(ran.err) < 1000
+
+
+def test_a_program_that_is_missing_for_one_item_is_that_items_failure(cli, tmp_path):
+    ran = cli("map", "-k", "-j1", "./{}", "x", stdin="nothing\nneither\n")
+    assert ran.column("failed") == [True, True]
+    (tmp_path / "there").write_text("#!/bin/sh\nrm there\n")
+    (tmp_path / "there").chmod(0o700)
+    ran = cli("map", "-k", "-j1", "./there", stdin="a\nb\nc\n")
+    assert ran.column("failed") == [False, True, True]
+
+
+def test_one_missing_program_of_several_is_its_own_failure(cli):
+    ran = cli("fan-out", "-k", "-j1", "nothing", "cat", stdin="a\n")
+    assert ran.column("failed") == [True, False]
+
+
+@pytest.mark.parametrize("program", ["echo {} | wc", "cd $HOME && ls"])
+def test_a_command_for_a_shell_is_told_that_there_is_none(cli, program):
+    ran = cli("do", "-k", program, stdin="a\nb\n")
+    assert ran.code == 1
+    assert "no shell is involved: to use one, run sh -c 'COMMAND', where $0 is the item" in ran.err
+    assert "item 1" not in ran.err
+
+
+@pytest.mark.parametrize("arguments", [["map"], ["do", "-k"]])
+def test_a_signal_that_goes_to_all_processes_fails_no_item(arguments):
+    # It comes to the program a moment earlier.
+    script = "setsid sh -c 'touch there; sleep 0.2; kill -TERM '$PPID & "
+    script += "while ! [ -e there ]; do sleep 0.01; done; kill -TERM $$; sleep 1000"
+    code = "from trio_fanout._cli import _runner, main; _runner.MOMENT = 20; import sys; sys.exit(main())"
+    command = [sys.executable, "-c", code, *arguments, "sh", "-c", script]
+    done = subprocess.run(command, input=b"a\n", capture_output=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_where_no_thread_can_be_started_a_message_says_so(cli, monkeypatch):
+    async def fail(*args, **kwargs):
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+    assert cli("map", "echo", stdin="a\n") == Ran(
+        1, b"", "trio-fanout: cannot start a thread: can't start new thread\n"
+    )
 
 
 # Ends
@@ -337,6 +396,13 @@ def test_nobody_waits_for_a_process_that_left_the_group(cli, tmp_path):
     os.kill(number_in(tmp_path / "child"), signal.SIGKILL)
 
 
+def test_nobody_waits_for_a_process_that_left_the_group_and_prints_on_and_on(cli):
+    script = "setsid sh -c 'echo >there; exec yes' & while ! [ -e there ]; do sleep 0.01; done; exit 1"
+    ran = cli("map", "--output", "text", "sh", "-c", script, stdin="a\n")
+    assert ran.code == 1
+    assert set(ran.out) <= set(b"y\n")
+
+
 def test_without_pidfds_a_thread_waits(cli, monkeypatch):
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     ran = cli("map", "--no-fail-fast", "--timeout", "0.9", "sh", "-c", "test $0 = a || exec sleep 1000", stdin="a\nb\n")
@@ -390,8 +456,8 @@ def no_room(*args, **kwargs):
 
 
 def test_no_room_for_output_ends_all_with_a_message(cli, monkeypatch, tmp_path):
-    monkeypatch.setattr(_programs, "SPOOL_ABOVE", 10)
-    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", no_room)
+    monkeypatch.setattr(_spool, "MEMORY", 10)
+    monkeypatch.setattr(os, "pwrite", no_room)
     ran = cli("map", "sh", "-c", "yes", stdin="a\n")
     assert ran.code == 1
     assert ran.err.startswith("trio-fanout: cannot keep what a program prints in ")
@@ -448,6 +514,11 @@ def test_memory_is_flat_on_endless_input_and_output(tmp_path):
         (["map", "--resume", "echo"], "--resume needs --log FILE, to know what is done"),
         (["fan-out", "sort 'x"], "No closing quotation"),
         (["fan-out", ""], "'' names no program"),
+        (["do", "-1", "echo"], "unrecognized arguments: -1"),
+        (["map", "-x y", "echo"], "unrecognized arguments: -x y"),
+        (["map", "-", "echo"], "unrecognized arguments: -"),
+        (["map", "--resume", "--bogus", "--", "echo"], "unrecognized arguments: --bogus"),
+        (["fan-out", "-n2", "cat"], "unrecognized arguments: -n2"),
     ],
 )
 def test_wrong_use(cli, arguments, message):
@@ -456,6 +527,17 @@ def test_wrong_use(cli, arguments, message):
     assert ran.out == b""
     assert message in ran.err
     assert ran.err.startswith("usage: trio-fanout")
+    command = f" {arguments[0]}" if arguments and arguments[0] != "mop" else ""
+    assert f"\ntrio-fanout{command}: error: " in ran.err
+
+
+@pytest.mark.parametrize("program", ["-x", "-1", "-"])
+def test_a_program_may_begin_with_a_dash_after_two(cli, program, tmp_path, monkeypatch):
+    (tmp_path / program).write_text("#!/bin/sh\necho $1\n")
+    (tmp_path / program).chmod(0o700)
+    monkeypatch.setitem(_programs._ENVIRONMENT, b"PATH", os.fsencode(tmp_path) + b":" + os.environb[b"PATH"])
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert cli("map", "-0", "--", program, stdin=b"a\0b").column("stdout") == ["a\n", "b\n"]
 
 
 @pytest.mark.parametrize(
@@ -464,6 +546,8 @@ def test_wrong_use(cli, arguments, message):
         (["--items", "nothing"], "", "cannot open 'nothing': No such file or directory"),
         (["--items", "."], "", "cannot read '.': Is a directory"),
         (["--json"], '"a"\n"b', "standard input: line 2: Unterminated string starting at"),
+        (["--json"], '["a"]\n["b"]\n', f"standard input: line 2: {_json.LINES_OF_ARRAYS}"),
+        (["--json"], '\ufeff["a"]', f"standard input: {_json.BYTE_ORDER_MARK}"),
         (["--log", "nowhere/log"], "", "cannot open the log 'nowhere/log': No such file or directory"),
     ],
 )
@@ -485,6 +569,8 @@ def test_help_has_groups_and_an_example(cli, command):
     assert ran.code == 0
     assert out.startswith(f"usage: trio-fanout {command} [options] [--] ")
     assert all(f"\n{group}:\n" in out for group in ["running", "log", "output"])
+    assert all(option in out for option in ["-k, --keep-going", "--dry-run", "the same program has done"])
+    assert ("--batch N" in out) == ("\nitems:\n" in out) == (command != "fan-out")
     assert "example: " in out
     assert f"trio-fanout {command} " in out.partition("example: ")[2]
     assert max(map(len, out.splitlines())) <= 120
@@ -539,6 +625,48 @@ def test_many_at_once_need_many_files(limits):
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 60)
 
 
+def limited(limits, *arguments, **options):
+    """Run the command where a shell has set limits."""
+    command = ["sh", "-c", f'{limits}; exec "$@"', "-", *COMMAND, *arguments]
+    return subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False, **options)
+
+
+def test_programs_have_the_limit_of_open_files_that_was_there_before():
+    done = limited("ulimit -Sn 100", "map", "-j100", "--output", "text", "sh", "-c", "ulimit -Sn", input=b"a\nb\n")
+    assert (done.returncode, done.stdout) == (0, b"100\n100\n")
+
+
+def test_results_that_wait_use_up_no_open_files(tmp_path):
+    # The first waits for the last; each has more output than is kept in memory for all.
+    script = "if [ $0 = 0 ]; then while ! [ -e done ]; do sleep 0.01; done; else head -c 1100000 /dev/zero; fi"
+    items = b"".join(b"%d\n" % number for number in range(150))
+    script += "; test $0 != 149 || touch done"
+    done = limited("ulimit -n 120", "map", "-j2", "--output", "text", "sh", "-c", script, input=items)
+    assert (done.returncode, len(done.stdout)) == (0, 149 * 1_100_000)
+
+
+def test_fan_out_to_more_programs_than_open_files():
+    done = limited("ulimit -n 64", "fan-out", "-j2", *["wc -c"] * 150, input=b"hello")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 150)
+
+
+def test_fan_out_without_a_folder_of_open_files(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cli("fan-out", "cat", "cat", stdin="hello").column("stdout") == ["hello", "hello"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_that_wait_are_not_all_in_memory(tmp_path):
+    script = "if [ $0 = 0 ]; then while ! [ -e done ]; do sleep 0.01; done; fi; "
+    script += "head -c 500000 /dev/zero; head -c 500000 /dev/zero >&2; "
+    script += "test $0 != 150 || { grep VmHWM /proc/$PPID/status >there; mv there done; }"
+    items = b"".join(b"%d\n" % number for number in range(151))
+    done = limited("true", "map", "-j2", "--output", "text", "sh", "-c", script, input=items)
+    assert done.returncode == 0
+    assert int((tmp_path / "done").read_text().split()[1]) < 120_000  # kilobytes; all results are 150,000
+
+
 def test_a_closed_standard_error_is_no_reason_to_fail():
     program = ["do", "-j1", "--no-fail-fast", "sh", "-c", "echo $0; test $0 = b"]
     command = ["sh", "-c", 'exec "$@" 2>&-', "-", *COMMAND, *program]
@@ -560,6 +688,31 @@ def test_programs_get_the_usual_signals(cli):
     # Python itself ignores SIGPIPE.
     (record,) = cli("map", "sh", "-c", "yes | head -1", stdin="a\n").records
     assert (record["stdout"], record["stderr"], record["failed"]) == ("y\n", "", False)
+
+
+INTERRUPTS_ITSELF = """
+import importlib.abc, os, signal, sys
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["/usr/bin/trio-fanout", "map", "echo"]
+from trio_fanout._cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["trio", "trio_fanout._cli._parser", "trio_fanout._cli._commands"])
+def test_interrupted_while_it_is_imported(name):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTS_ITSELF.format(name=name)],
+        input=b"a\n",
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_interrupted_before_it_began(monkeypatch):

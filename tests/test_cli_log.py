@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -12,10 +14,10 @@ from collections import Counter
 
 import pytest
 
-from cli_helpers import COMMAND, PATIENCE, Cli, run
-from trio_fanout._cli._items import Job
+from cli_helpers import COMMAND, PATIENCE, Cli, Ran, run, started, wait_for, wait_until_it_handles
+from trio_fanout._cli._history import History
 from trio_fanout._cli._log import Log
-from trio_fanout._cli._messages import UsageError
+from trio_fanout._cli._stdio import UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 
@@ -41,11 +43,11 @@ def succeeded(path):
     found = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            record = json.loads(line)
+            record = json.loads(line.strip(b"\0"))
         except ValueError:
             continue
         if not record["failed"]:
-            found.append(record["item"])
+            found += record.get("items") or [record["item"]]
     return found
 
 
@@ -66,7 +68,7 @@ def test_results_are_logged_as_they_finish(cli, tmp_path):
 def test_do_logs_without_output(cli, tmp_path):
     cli("do", "--log", "log", "echo", stdin="a\n")
     (record,) = records(tmp_path / "log")
-    assert record.keys() == {"index", "item", "failed", "exit_code", "seconds"}
+    assert record.keys() == {"index", "item", "failed", "exit_code", "started", "seconds", "program"}
 
 
 @pytest.mark.parametrize("command", ["map", "do"])
@@ -82,10 +84,76 @@ def test_resume_skips_what_has_succeeded(cli, tmp_path, command):
     assert cli(*arguments, stdin="a\nb\nc\nd\n").out == b""
 
 
-def test_resume_asks_for_the_same_index_and_the_same_item(cli, tmp_path):
+def test_resume_knows_an_item_by_itself_and_not_by_its_place(cli):
+    arguments = ["map", "-j1", "--log", "log", "--resume", "echo"]
+    cli(*arguments, stdin="a\nb\nc\n")
+    ran = cli(*arguments, stdin="c\nnew\na\n")  # filtered, sorted and inserted into
+    assert [(record["index"], record["item"]) for record in ran.records] == [(1, "new")]
+
+
+def test_equal_items_are_told_apart_by_how_many_came_before(cli, tmp_path):
+    script = 'echo "$1"; ! grep -qx "$1" bad'
+    arguments = ["map", "-j1", "--log", "log", "--resume", "-k", "sh", "-c", script, "{}", "{#}"]
+    (tmp_path / "bad").write_text("1\n")
+    cli(*arguments, stdin="a\na\na\nb\n")  # the second has failed
+    (tmp_path / "bad").write_text("")
+    ran = cli(*arguments, stdin="new\nb\na\na\na\na\n")
+    assert [(record["index"], record["item"]) for record in ran.records] == [(0, "new"), (3, "a"), (5, "a")]
+    assert [record.get("occurrence", 0) for record in ran.records] == [0, 1, 3]
+    assert cli(*arguments, stdin="a\na\na\na\nb\nnew\n").out == b""
+
+
+def test_the_last_result_of_an_item_counts(cli, tmp_path):
+    arguments = ["do", "-j1", "--log", "log", "sh", "-c", "echo $0 >>ran; test -e good"]
+    (tmp_path / "good").touch()
+    assert cli(*arguments, stdin="a\n").code == 0
+    (tmp_path / "good").unlink()
+    assert cli(*arguments, stdin="a\n").code == 1
+    assert cli("do", "--resume", *arguments[1:], stdin="a\n").code == 1
+    (tmp_path / "good").touch()
+    assert cli("do", "--resume", *arguments[1:], stdin="a\n").code == 0
+    assert cli("do", "--resume", *arguments[1:], stdin="a\n").code == 0
+    assert (tmp_path / "ran").read_text().split() == ["a"] * 4
+
+
+def test_a_log_of_the_first_edition_can_be_resumed_from(cli, tmp_path):
+    outcomes = [(0, "a", False), (3, "a", True), (1, "b", True), (5, "a", False), (1, "b", False), (7, "c", True)]
+    (tmp_path / "log").write_text(
+        "".join(
+            json.dumps({"index": index, "item": item, "failed": failed, "exit_code": 0, "seconds": 0.1}) + "\n"
+            for index, item, failed in outcomes
+        )
+    )
+    arguments = ["map", "-j1", "--log", "log", "--resume", "echo"]
+    ran = cli(*arguments, stdin="b\na\na\na\na\nc\n")
+    assert [(record["index"], record["item"]) for record in ran.records] == [(2, "a"), (4, "a"), (5, "c")]
+    assert cli(*arguments, stdin="b\na\na\na\na\nc\n").out == b""
+
+
+def test_a_log_of_another_program_is_wrong_use(cli):
+    cli("do", "--log", "log", "true", stdin="a\n")
+    ran = cli("do", "--log", "log", "--resume", "sh", "-c", "touch ran", stdin="a\n")
+    assert ran == Ran(2, b"", "trio-fanout: cannot resume from 'log': it is the log of another program, 'true'\n")
+    assert cli("do", "--log", "log", "--resume", "true", "{}", stdin="a\n").code == 0  # the same one
+
+
+def test_of_a_log_of_several_programs_what_the_same_one_did_counts(cli):
     cli("do", "-j1", "--log", "log", "true", stdin="a\nb\n")
-    ran = cli("map", "-j1", "--log", "log", "--resume", "echo", stdin="b\nb\na\n")
-    assert [(record["index"], record["item"]) for record in ran.records] == [(0, "b"), (2, "a")]
+    cli("do", "-j1", "--log", "log", "echo", stdin="b\nc\n")
+    assert cli("map", "-j1", "--log", "log", "--resume", "echo", stdin="a\nb\nc\n").column("item") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("map", "skipped what the log says has succeeded (2); only the results of the others are printed"),
+        ("do", "skipped what the log says has succeeded (2)"),
+    ],
+)
+def test_resume_tells_how_many_items_it_skipped(cli, command, told):
+    arguments = [command, "--log", "log", "--resume", "true"]
+    assert cli(*arguments, stdin="a\nb\n").err == ""
+    assert cli(*arguments, stdin="a\nb\nc\n").err == f"trio-fanout: {told}\n"
 
 
 def test_without_resume_all_is_done_again_and_the_log_grows(cli, tmp_path):
@@ -109,21 +177,35 @@ def test_odd_items_are_known_again(cli):
     assert ran.out == b""
 
 
-def test_a_line_torn_anywhere_is_passed_over_and_ended(tmp_path):
-    whole = b'{"index": 0, "item": "a", "failed": false}\n'
-    torn = b'{"index": 1, "item": "b", "failed": false}\n'
+def done(path, *items):
+    """Which of these items a log says are done."""
+    history = History()
+    history.read(path, [["x"]])
+    return [history.meet(item)[1] for item in items]
+
+
+def record(index, item):
+    return b'{"index": %d, "item": "%s", "failed": false, "program": ["x"]}\n' % (index, item)
+
+
+@pytest.mark.parametrize("zeros", [b"", b"\0" * 300])
+async def test_a_line_torn_anywhere_is_passed_over_and_ended(tmp_path, zeros):
+    torn = record(1, b"b")
     path = tmp_path / "log"
     for length in range(len(torn) + 1):
-        path.write_bytes(whole + torn[:length])
-        log = Log(path, resume=True)
-        assert not log.wants(Job(0, "a"))
+        path.write_bytes(record(0, b"a") + torn[:length] + zeros)
         # What lacks only the newline is whole.
-        assert log.wants(Job(1, "b")) == (length < len(torn) - 1)
-        log.append(b'{"index": 2, "item": "c", "failed": false}\n')
+        assert done(path, "a", "b") == [True, length >= len(torn) - 1]
+        log = Log(path)
+        await log.append(record(2, b"c"))
         log.close()
-        resumed = Log(path, resume=True)
-        assert [resumed.wants(Job(*job)) for job in [(0, "a"), (2, "c")]] == [False, False]
-        resumed.close()
+        assert done(path, "a", "c") == [True, True]
+
+
+def test_zeros_before_a_line_are_passed_over(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(record(0, b"a") + b"\0" * 300 + record(1, b"b") + b"\0" * 4096 + b"\n" + record(2, b"c"))
+    assert done(path, "a", "b", "c") == [True, True, True]
 
 
 @pytest.mark.parametrize(
@@ -137,47 +219,104 @@ def test_resume_refuses_a_file_that_is_no_log(cli, tmp_path, content):
     assert (tmp_path / "log").read_bytes() == content
 
 
-def test_a_log_that_cannot_be_read_is_wrong_use(tmp_path):
+def test_a_log_that_cannot_be_written_is_wrong_use(tmp_path):
     (tmp_path / "log").mkdir()
     with pytest.raises(UsageError, match="cannot open the log"):
-        Log(tmp_path / "log", resume=True)
+        Log(tmp_path / "log")
 
 
-def test_a_line_is_one_write_where_the_system_takes_it(tmp_path, monkeypatch):
-    log = Log(tmp_path / "log", resume=False)
+def test_a_log_that_cannot_be_read_is_wrong_use(tmp_path, monkeypatch):
+    def deny(*args):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "log").touch()
+    monkeypatch.setattr(type(tmp_path), "open", deny)
+    with pytest.raises(UsageError, match=r"cannot open the log '.*': Permission denied"):
+        History().read(tmp_path / "log", [])
+
+
+async def test_a_line_is_one_write_where_the_system_takes_it(tmp_path, monkeypatch):
+    log = Log(tmp_path / "log")
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:3]))
-    log.append(b"as much as it takes\n")
+    await log.append(b"as much as it takes\n")
     log.close()
     assert (tmp_path / "log").read_bytes() == b"as much as it takes\n"
 
 
+# Logs that are no files
+
+
+def test_a_pipe_as_a_log_whose_reader_has_seen_enough_ends_all_with_a_message(tmp_path):
+    os.mkfifo(tmp_path / "p")
+    with (
+        subprocess.Popen(["head", "-n", "3", "p"], stdout=subprocess.PIPE) as reader,
+        started("do", "--log", "p", "true") as process,
+    ):
+        process.stdin.write(b"".join(b"%d\n" % number for number in range(3000)))
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 1
+        assert process.stderr.read() == b"trio-fanout: cannot write the log 'p': Broken pipe\n"
+        assert len(reader.stdout.read().splitlines()) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_pipe_as_a_log_that_is_not_opened_holds_up_no_interrupt(tmp_path, number):
+    os.mkfifo(tmp_path / "p")
+    with started("do", "--log", "p", "--resume", "true") as process:
+        wait_until_it_handles(process.pid, signal.SIGUSR1)
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr.read() == b""
+
+
+def test_a_log_that_is_not_read_holds_up_results_and_nothing_else(tmp_path):
+    os.mkfifo(tmp_path / "p")
+    reader = os.open(tmp_path / "p", os.O_RDONLY | os.O_NONBLOCK)
+    script = "yes | head -c 200000; touch begun-$0; while ! [ -e begun-0 ] || ! [ -e begun-1 ]; do sleep 0.01; done"
+    arguments = ["map", "-j2", "--log", "p", "sh", "-c", script]
+    with started(*arguments, stdout=subprocess.DEVNULL) as process:
+        process.stdin.write(b"0\n1\n")
+        process.stdin.close()
+        wait_for((tmp_path / "begun-1").exists)
+        process.send_signal(signal.SIGUSR1)  # it is not deaf
+        assert process.stderr.readline().endswith(b" running\n")
+        os.set_blocking(reader, True)
+        with os.fdopen(reader, "rb") as lines:
+            assert len(list(lines)) == 2
+        assert process.wait(PATIENCE) == 0
+
+
 @pytest.mark.slow
-def test_killed_fifty_times_each_item_succeeds_and_none_again_once_logged(tmp_path):
-    items = [f"item {number}" for number in range(150)]
-    (tmp_path / "items").write_text("".join(f"{item}\n" for item in items))
-    arguments = ["do", "-j2", "--log", "log", "--resume", "--items", "items", "sh", "-c", 'echo "$0" >>ran']
-    log, ran = tmp_path / "log", tmp_path / "ran"
+@pytest.mark.parametrize("batch", [[], ["-n3"]])
+def test_killed_fifty_times_and_resumed_in_another_order_each_item_succeeds_and_none_again_once_logged(tmp_path, batch):
     dice = random.Random(50)
-    settled: dict[str, int] = {}  # how often each item had run when its success was first seen in the log
+    items = [f"item {number}" for number in range(120)]
+    items += dice.choices(items, k=60)  # these are there more than once
+    arguments = [*batch, "--log", "log", "--resume", "--items", "items", "sh", "-c", 'printf "%s\\n" "$@" >>ran', "-"]
+    log, ran = tmp_path / "log", tmp_path / "ran"
 
     def look():
         runs = Counter(ran.read_text().splitlines()) if ran.exists() else Counter()
-        for item in succeeded(log):
-            assert settled.setdefault(item, runs[item]) == runs[item]
+        for item, times in Counter(succeeded(log)).items():
+            assert times <= runs[item]
 
     for _ in range(50):
+        dice.shuffle(items)
+        (tmp_path / "items").write_text("".join(f"{item}\n" for item in items))
         # Killed after a few more lines, or rather somewhere in the next one.
         size = log.stat().st_size if log.exists() else 0
-        enough, give_up = size + dice.randrange(400), time.monotonic() + PATIENCE
-        with subprocess.Popen([*COMMAND, *arguments]) as process:
+        enough, give_up = size + dice.randrange(800), time.monotonic() + PATIENCE
+        with subprocess.Popen([*COMMAND, "do", "-j2", *arguments], stderr=subprocess.DEVNULL) as process:
             while process.poll() is None and not (log.exists() and log.stat().st_size > enough):
                 assert time.monotonic() < give_up
                 time.sleep(dice.random() * 0.002)
             process.kill()
         assert process.returncode in (0, -9)
         look()
-    assert run(*arguments).code == 0
+        if dice.random() < 0.2:  # the machine has crashed, too
+            with log.open("ab") as file:
+                file.write(b"\0" * dice.randrange(1, 5000))
+    assert run("do", *arguments).code == 0
     look()
-    assert sorted(settled) == sorted(items)
     assert sorted(succeeded(log)) == sorted(items)  # once each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_helpers import COMMAND, PATIENCE, is_gone, number_in, shell_item, started
+from cli_helpers import COMMAND, PATIENCE, is_gone, number_in, shell_item, started, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 
@@ -21,6 +22,13 @@ WITHOUT_RICH = [
     sys.executable,
     "-c",
     "import sys; sys.modules['rich'] = None; from trio_fanout._cli import main; sys.exit(main())",
+]
+
+
+IMPATIENT = [
+    sys.executable,
+    "-c",
+    "from trio_fanout._cli import _shutdown, main; _shutdown.KILL_AFTER = -0.9; import sys; sys.exit(main())",
 ]
 
 
@@ -112,11 +120,8 @@ def test_an_interrupt_ends_the_wait_for_the_next_start(tmp_path):
 
 
 def test_a_reader_who_has_stopped_does_not_hold_up_the_end(tmp_path):
-    code = "from trio_fanout._cli import _control, main; _control.KILL_AFTER = -0.9; import sys; sys.exit(main())"
     command = [
-        sys.executable,
-        "-c",
-        code,
+        *IMPATIENT,
         "map",
         "--output",
         "text",
@@ -134,7 +139,24 @@ def test_a_reader_who_has_stopped_does_not_hold_up_the_end(tmp_path):
         assert process.wait(PATIENCE) == 130
 
 
-@pytest.mark.parametrize("ignored", ["INT", "HUP", "INT TERM HUP QUIT TSTP"])
+def test_a_signal_asks_what_runs(tmp_path):
+    script = "touch begun-$0; while ! [ -e go ]; do sleep 0.01; done"
+    with started("do", "-j2", "-n2", "sh", "-c", script) as process:
+        process.stdin.write(b"0\n1\n2\n3\n")
+        process.stdin.flush()
+        wait_for((tmp_path / "begun-0").exists)
+        wait_for((tmp_path / "begun-2").exists)
+        process.send_signal(signal.SIGUSR1)
+        assert process.stderr.readline() == b"trio-fanout: 2 running\n"
+        for index in (0, 2):
+            line = process.stderr.readline().decode()
+            assert re.fullmatch(rf"  item {index} \('{index}'\) and 1 more has run for \d+\.\d s, process \d+\n", line)
+        process.stdin.close()
+        (tmp_path / "go").touch()
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("ignored", ["INT", "HUP", "INT TERM HUP QUIT TSTP USR1"])
 def test_signals_that_are_ignored_stay_so(tmp_path, ignored):
     command = ["sh", "-c", f'trap "" {ignored}; exec "$@"', "-", *COMMAND, "map", *shell_item(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -146,6 +168,24 @@ def test_signals_that_are_ignored_stay_so(tmp_path, ignored):
         release(tmp_path, "finished")
         assert items_in(process.stdout.read()) == ["0"]
         assert process.wait(PATIENCE) == 0
+
+
+def test_a_reader_of_messages_who_has_stopped_holds_up_no_signal():
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    command = [*IMPATIENT, "do", "-k", "-j2", "false"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(b"a\n" * 5000)  # more messages than a pipe holds
+        process.stdin.close()
+        unread = array.array("i", [0])
+
+        def is_full():
+            fcntl.ioctl(process.stderr, termios.FIONREAD, unread)
+            return unread[0] > 61_000
+
+        wait_for(is_full)
+        process.send_signal(signal.SIGUSR1)  # this is no reason to wait either
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 130
 
 
 # On a terminal
@@ -226,7 +266,7 @@ def test_no_progress_without_a_terminal():
     with started("map", "--no-fail-fast", "false") as process:
         out, err = process.communicate(b"a\nb\n", PATIENCE)
     assert len(out.splitlines()) == 2
-    assert err == b"trio-fanout: item 0 ('a') failed: exit code 1 (2 of 2 items failed)\n"
+    assert err == b"trio-fanout: 2 of 2 items failed; first: item 0 ('a'): exit code 1\n"
 
 
 @pytest.mark.cli
@@ -252,6 +292,72 @@ def test_progress_keeps_off_a_line_that_has_not_ended(spawn, tmp_path):
     assert "done" not in between
     child.sendeof()
     child.read()
+
+
+RESULTS_GO_ELSEWHERE = ["sh", "-c", '"$@" >out', "-"]
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_progress_stays_in_sight_while_results_go_to_a_file(spawn, tmp_path, command, form):
+    os.mkfifo(tmp_path / "begun")
+    program = ["sh", "-c", "printf $0; test $0 != 1 || cat begun"]
+    (tmp_path / "items").write_text("0\n1\n")
+    child = spawn(*RESULTS_GO_ELSEWHERE, *command, "map", "-j1", "--output", form, "--items", "items", *program)
+    child.expect("1 of 2 done, 0 failed")
+    child.expect("1 of 2 done, 0 failed")  # it was not taken away by the result that came before
+    assert "\x1b[K" not in child.after + child.before.partition("done")[2]
+    (tmp_path / "begun").write_text("")
+    child.read()
+    child.close()
+    assert child.exitstatus == 0
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
+def test_progress_is_no_wider_than_the_terminal_of_standard_error(spawn, tmp_path, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "items").write_text("0\n" * 1000)
+    script = "test -e go || touch go; sleep 0.3"
+    child = spawn(*RESULTS_GO_ELSEWHERE, *command, "map", "-j100", "--items", "items", "sh", "-c", script, columns=40)
+    child.expect(" left")
+    child.sendintr()
+    lines = re.split(r"[\r\n]+", plain(child.before + child.after + child.read()))
+    assert max(map(len, lines)) <= max(40, len("trio-fanout: waiting for what runs (100); Ctrl-C again to end it"))
+    assert all(len(line) <= 40 for line in lines if "done" in line)
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("terminal", ["dumb", None])
+def test_a_dumb_terminal_gets_no_escape_codes(spawn, terminal, monkeypatch):
+    if terminal is None:
+        monkeypatch.delenv("TERM")
+    else:
+        monkeypatch.setenv("TERM", terminal)
+    child = spawn(*COMMAND, "map", "-k", "-j1", "sh", "-c", "sleep 0.3; test $0 = a")
+    child.sendline("a")
+    child.sendline("b")
+    child.sendeof()
+    text = child.read()
+    assert re.search(r"\r1 (of 2 )?done", text)
+    assert '"item": "b"' in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("wants", ["read x </dev/tty", "stty -echo </dev/tty"])
+def test_a_program_that_wants_the_terminal_is_told_of_and_fails(spawn, wants):
+    child = spawn(*WITHOUT_RICH, "do", "-k", "-j2", "sh", "-c", f"test $0 = a || {{ {wants}; }}")
+    child.sendline("a")
+    child.sendline("b")
+    child.expect(r"trio-fanout: item 1 \('b'\) failed: it wants to use the terminal, which stops it\r\n")
+    child.sendline("a")
+    child.sendeof()
+    child.expect(r"trio-fanout: 1 of 3 items failed\r\n")
+    child.read()
+    child.close()
+    assert child.exitstatus == 1
 
 
 def state(pid):

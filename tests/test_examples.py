@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +19,9 @@ EXAMPLES = PROJECT / "docs" / "examples"
 pytestmark = pytest.mark.slow
 
 PATIENCE = 60  # seconds, for a slow machine
+TESTED_IN = ("test_examples.py", "test_programs.py")
+
+FINISHING = "finishing what runs; Ctrl-C again to give up\n"
 
 
 def arguments(name, directory):
@@ -34,7 +38,7 @@ def run(name, directory):
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_example_is_short_and_has_a_test(path):
     assert len(path.read_text().splitlines()) < 60
-    assert path.name in Path(__file__).read_text()
+    assert any(path.name in (PROJECT / "tests" / name).read_text() for name in TESTED_IN)
 
 
 def test_progress_bars_of_tqdm_and_rich_reach_the_end(tmp_path):
@@ -124,12 +128,81 @@ def test_signal_tells_what_runs_how_long_and_where(tmp_path):
             process.kill()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="for POSIX signals")
+def test_first_ctrl_c_lets_what_runs_finish(tmp_path):
+    with subprocess.Popen(**arguments("wind_down.py", tmp_path), stdout=subprocess.PIPE) as process:
+        try:
+            first = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            *saved, last = [first, *(line for line in process.stdout if line != FINISHING)]
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+    assert last == f"{len(saved)} pages are saved\n"
+    # Each that was started is there, and no other.
+    assert sorted(int(line.removeprefix("saved ")) for line in saved) == list(range(len(saved)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="for POSIX signals")
+def test_second_ctrl_c_interrupts_an_item_that_hangs(tmp_path):
+    how = arguments("wind_down.py", tmp_path)
+    with subprocess.Popen(**how, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            while process.stdout.readline() != "saved 15\n":  # 13 was started before it
+                pass
+            process.send_signal(signal.SIGINT)
+            while process.stdout.readline() != FINISHING:
+                pass
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode not in (0, None)
+    assert "KeyboardInterrupt" in err
+    assert "pages are saved" in out
+
+
+def run_tests(directory, name, **files):
+    """Run the tests in an example, given the files they need; the names of those that failed."""
+    for path, text in {name: (EXAMPLES / name).read_text(), **files}.items():
+        (directory / path).write_text(text)
+    how = arguments(name, directory)
+    how["args"] = [sys.executable, "-m", "pytest", "-q", "-rf", "-W", "error", "-p", "no:cacheprovider", name]
+    how["env"] = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # a change within the second would not be seen
+    done = subprocess.run(**how, capture_output=True, timeout=PATIENCE, check=False)
+    failed = re.findall(r"^FAILED \S+::(\w+)", done.stdout, re.MULTILINE)
+    assert done.returncode == bool(failed), done.stdout + done.stderr
+    return failed
+
+
 def test_bound_is_tested(tmp_path):
     """The test passes, and fails where the bound is another."""
     source = (EXAMPLES / "test_bound.py").read_text()
-    for limit, status in [(3, 0), (4, 1)]:
-        (tmp_path / "test_bound.py").write_text(source.replace("limit=3", f"limit={limit}"))
-        how = arguments("test_bound.py", tmp_path)
-        how["args"] = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", str(tmp_path)]
-        done = subprocess.run(**how, capture_output=True, timeout=PATIENCE, check=False)
-        assert done.returncode == status, done.stdout
+    assert run_tests(tmp_path, "test_bound.py") == []
+    wrong = source.replace("limit=3", "limit=4")
+    assert run_tests(tmp_path, "test_bound.py", **{"test_bound.py": wrong})
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "failed"),
+    [
+        ("", "", []),
+        ("answer.value for", "product for", ["prices_come_by_product"]),
+        ("CapacityLimiter(3)", "CapacityLimiter(4)", ["supplier_has_three_requests_at_once_from_all_callers"]),
+        ("limit=self.limiter", "limit=3", ["supplier_has_three_requests_at_once_from_all_callers"]),
+        ("fanout.Settle()", "fanout.FailFast()", ["failure_costs_one_price"]),
+        ("item_timeout=5", "item_timeout=6", ["slow_product_costs_its_price_and_five_seconds"]),
+        (
+            "        outcomes =",
+            "        self.limiter.acquire_on_behalf_of_nowait(object())\n        outcomes =",
+            ["caller_that_gives_up_leaves_no_request_behind"],
+        ),
+    ],
+)
+def test_service_is_tested(tmp_path, right, wrong, failed):
+    """The tests pass, and each fails where the service is wrong in its way."""
+    service = (EXAMPLES / "service.py").read_text()
+    assert right in service
+    found = run_tests(tmp_path, "test_service.py", **{"service.py": service.replace(right, wrong, bool(right))})
+    assert {f"test_{name}" for name in failed} <= set(found)
+    assert bool(found) == bool(failed)

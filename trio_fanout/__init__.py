@@ -20,7 +20,7 @@ policy              `map`, `do`, `fan_out`            `stream`                  
                                                       a `FanOutError`                   `FanOutError`
 `Settle`            go on, give back outcomes         hand over outcomes                go on, give back outcomes
                     (not `do`)                                                          (a group: by its handles)
-`FirstSuccess`      cancel the rest on a success,     -                                 -
+`FirstSuccess`      cancel the rest on a success,     `TypeError`                       `TypeError`
                     give it back (not `do`)
 ==================  ================================  ================================  =======================
 
@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import _startup as _startup  # before all that takes long to import
 from ._cap import cap as cap
 from ._core.limits import DEFAULT_LIMIT as DEFAULT_LIMIT
 from ._errors import DependencyFailed as DependencyFailed

@@ -174,8 +174,8 @@ class FanOutError(ExceptionGroup[Exception]):
     counts them, by type if there are several, and has the text of the first. Each has a note that names its item
     (``item 13``), as Python numbers the members of a group by itself.
 
-    What `split`, `subgroup` and ``except*`` make of it are `FanOutError` too, with the indices and items of just their
-    own members and the same `results` and `total`. It can be pickled and copied, if its contents can.
+    What ``split``, ``subgroup`` and ``except*`` make of it are `FanOutError` too, with the indices and items of just
+    their own members and the same `results` and `total`. It can be pickled and copied, if its contents can.
 
     In the errors of `run_graph`, the names of steps stand wherever this says index.
 
@@ -270,9 +270,9 @@ class FanOutError(ExceptionGroup[Exception]):
         return type(self), (self.failures, self.results, self.total), self.__dict__
 
     def derive(self, excs: Sequence[Any], /) -> Any:  # the overloads of the base class, all of which this serves
-        """Make the error of some of the members, or a plain group where `excs` holds anything else.
+        """Make the error of some of the members, or a plain group where ``excs`` holds anything else.
 
-        Python calls it for each half of a `split`, and hands over either members or, for a member that is a group
+        Python calls it for each half of a ``split``, and hands over either members or, for a member that is a group
         itself and was split too, a part of one.
         """
         found = _find(excs, self.exceptions)
@@ -351,7 +351,7 @@ _SITE_PACKAGES: Final = frozenset({"site-packages", "dist-packages"})  # of any 
 
 @final
 class Unfinished(Exception):
-    """Placeholder for an item that had no outcome when `Settle(move_on_after=...)` gave up.
+    """Placeholder for an item that had no outcome when a run under `Settle` with a ``move_on_after`` gave up.
 
     It is never raised by a run; it comes back inside an ``outcome.Error``, whose ``unwrap()`` raises it.
 

@@ -39,13 +39,13 @@ def in_executor(
     opens it and shuts it down. How many calls are handed to it and not yet done is up to the limit of the call that the
     result is passed to: choose a limit a few times the number of workers, to keep all of them busy.
 
-    Calls are submitted in the order they are made, one at a time, in a worker thread, as `Executor.submit` may block.
+    Calls are submitted in the order they are made, one at a time, in a worker thread, as submitting may block.
     An exception arrives with its type; what is no `Exception`, such as `SystemExit`, arrives as a `RuntimeError` that
     says so, as it must not end the caller's program. Where the executor's workers are other processes, all that crosses
     is pickled: `fn`, its arguments, what it returns and what it raises. This package has to be installed there, too.
     Context variables do not cross, and `trio.from_thread` does not work inside.
 
-    **Cancellation** calls `Future.cancel()`, in a worker thread. A call that has not started is then cancelled. What
+    **Cancellation** calls ``Future.cancel()``, in a worker thread. A call that has not started is then cancelled. What
     the executor says it cannot cancel, as a pool cannot once a function runs, is waited for, and its value is given
     back or its exception raised; that goes for an `item_timeout` too. With `abandon_on_cancel` nothing is waited for:
     the call is cancelled at once, and what goes on in the executor is left to itself, its result lost. Dask lets go
@@ -57,8 +57,8 @@ def in_executor(
 
     Note:
         By default, Dask takes functions to be pure: equal calls run once, and cancelling one of them cancels all. Hence
-        ``pure=False`` above. A `ProcessPoolExecutor` that forks does so in the worker thread, of which Python 3.12 and
-        later warn with reason; give it an `mp_context` that spawns.
+        ``pure=False`` above. A ``ProcessPoolExecutor`` that forks does so in the worker thread, of which Python 3.12
+        and later warn with reason; give it an ``mp_context`` that spawns.
 
     Args:
         executor: a `concurrent.futures.Executor`.

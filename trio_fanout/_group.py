@@ -43,7 +43,7 @@ def open_group(
 ) -> AbstractAsyncContextManager[Group]:
     """Open a group: a nursery with a limit and a policy, whose jobs can start jobs.
 
-    ``async with open_group() as group`` gives a `Group`, whose `start_soon` queues jobs, from the block or from inside
+    ``async with open_group() as group`` gives a `Group`. `Group.start_soon` queues jobs, from the block or from inside
     of jobs. The block ends when the queue is empty and every job is done. Jobs that start jobs never deadlock, at
     any limit; jobs that wait for other jobs can, see `Handle.wait`. There is one task for each running job, none
     for a queued one.
@@ -311,7 +311,7 @@ class Group(metaclass=NoPublicConstructor):
 
     @property
     def limiter(self) -> trio.CapacityLimiter:
-        """The limiter that drives the group: the one that was passed, or its own.
+        """The `trio.CapacityLimiter` that drives the group, which is the one that was passed, or its own.
 
         To change its `total_tokens` turns the group down or up while it goes on, no later than when the next job
         finishes; 0 pauses it.

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import trio
 from outcome import Error, Outcome, Value
 
-from ._core.exceptions import chain, chain_of
+from ._core.exceptions import chain, chain_of, is_cancelled
 from ._errors import FanOutError, Notes, Unfinished, label
 from ._policies import Collect, FailFast, FirstSuccess, Settle, check_policy
 
@@ -93,7 +92,7 @@ class Ledger:
     def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
         """Choose what the call raises, given what would leave its nursery; see `Sink`."""
         raised = leaving
-        if leaving is None or (self.outranks_cancellation and isinstance(leaving, trio.Cancelled)):
+        if leaving is None or (self.outranks_cancellation and is_cancelled(leaving)):
             error = self.make_error(started)
             if error is not None:
                 raised = error
@@ -102,7 +101,7 @@ class Ledger:
                     "items were cancelled from inside of this call, or its cancellation was shielded away: it has no "
                     "result and no failure for them"
                 )
-        elif not isinstance(leaving, trio.Cancelled):
+        elif not is_cancelled(leaving):
             self._chain_to(leaving, started)
         if raised is not None:
             self.clear()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-import signal
 import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from ._adapters import Blocking, check_blocking, named_like
 from ._core.arguments import name_of
+from ._signals import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -124,7 +124,4 @@ def _cause_of_death(exitcode: int | None) -> str:
         return f"died with exit code 1. If it died as it started: {_MAIN_GUARD}"
     if exitcode is None or exitcode >= 0:
         return f"died with exit code {exitcode}"
-    try:
-        return f"was killed by {signal.Signals(-exitcode).name}"
-    except ValueError:  # a real-time signal has no name
-        return f"was killed by signal {-exitcode}"
+    return f"was killed by {signal_name(-exitcode)}"

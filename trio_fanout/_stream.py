@@ -16,7 +16,7 @@ import trio
 from outcome import Error, Value
 
 from ._core.arguments import check_function, check_seconds, name_of
-from ._core.exceptions import chain, raise_unchanged
+from ._core.exceptions import chain, is_cancelled, raise_unchanged
 from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.nursery import SingleExceptionNursery, leave
@@ -242,7 +242,7 @@ class _Results(Generic[T]):
         error, self.error = self.error, None
         if error is None:
             return leaving
-        if leaving is None or isinstance(leaving, trio.Cancelled):
+        if leaving is None or is_cancelled(leaving):
             return error
         chain(leaving, error)
         return leaving
@@ -290,7 +290,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
 
     @property
     def limiter(self) -> trio.CapacityLimiter:
-        """The limiter that drives the stream: the one that was passed, or its own.
+        """The `trio.CapacityLimiter` that drives the stream, which is the one that was passed, or its own.
 
         To change its `total_tokens` turns the stream down or up while it goes on, no later than when the next item
         finishes; 0 pauses it.

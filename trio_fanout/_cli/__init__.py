@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 
-from ._messages import say
+from .._startup import INTERRUPTED
+from ._stdio import say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,10 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some parents leave it, it would hide exit codes
     import trio  # noqa: PLC0415
 
-    from ._work import INTERRUPTED, work  # noqa: PLC0415
+    from ._commands import run  # noqa: PLC0415
 
     try:
-        return trio.run(work, options)
+        return trio.run(run, options)
     except KeyboardInterrupt:  # before the signal could be received in another way
         return INTERRUPTED
 

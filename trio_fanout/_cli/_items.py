@@ -6,32 +6,30 @@ byte that is not UTF-8 is a lone surrogate (`surrogateescape`, PEP 383), so that
 
 from __future__ import annotations
 
-import codecs
-import json
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 import trio
 
-from ._files import read_some
-from ._messages import UsageError, reason
+from ._stdio import UsageError, in_thread, read_some, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from ._history import History
 
 STANDARD_INPUT: Final = "standard input"
 
-LONGEST_TOKEN: Final = 16
-"""Characters of JSON, other than those of a string, that the end of a piece may cut in two: an escaped surrogate pair
-has twelve, ``-Infinity`` nine."""
 
-_BLANKS: Final = " \t\r\n"  # what JSON takes for white space
-
-
-class Job(NamedTuple):
-    """An item and its index."""
+class Item(NamedTuple):
+    """A part of the input, its place in it, and how many equal ones came before."""
 
     index: int  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
-    item: str
+    text: str
+    occurrence: int = 0
+
+
+Job: TypeAlias = tuple[Item, ...]
+"""What a program is started for: an item or, with ``--batch``, several."""
 
 
 class Splitter(Protocol):
@@ -42,48 +40,63 @@ class Splitter(Protocol):
 
 
 class Items:
-    """The jobs that are in a file, as an async iterator.
+    """The items that are in a file, as an async iterator.
 
     Args:
         fd: the file to read, from where it stands.
         name: what to call it in messages.
         splitter: what finds the items in it.
-        wanted: whether a job is to be done at all.
+        history: tells which items need not be done again; None if all are to be done.
     """
 
-    def __init__(self, fd: int, name: str, splitter: Splitter, wanted: Callable[[Job], bool]) -> None:
+    def __init__(self, fd: int, name: str, splitter: Splitter, history: History | None) -> None:
         self._fd: Final = fd
         self._name: Final = name
         self._splitter: Final = splitter
-        self._wanted: Final = wanted
+        self._history: Final = history
         self._ready: Iterator[str] = iter(())
         self.ended = False
         self.count = 0
         """How many items there have been so far; all of them, once `ended`."""
         self.skipped = 0
-        """How many of them were not wanted."""
+        """How many of them have been done before."""
 
     def __aiter__(self) -> Items:
         return self
 
-    async def __anext__(self) -> Job:
+    async def __anext__(self) -> Item:
         await trio.lowlevel.checkpoint()
-        while True:  # there has just been one, and reading is another
+        return await self.next()
+
+    async def next(self) -> Item:
+        """The next item, without a checkpoint where it is there already: many may be wanted at once.
+
+        Raises:
+            StopAsyncIteration: there are no more.
+        """
+        while True:
             try:
-                item = next(self._ready, None)
+                text = next(self._ready, None)
             except ValueError as exc:
                 msg = f"{self._name}: {exc}"
                 raise UsageError(msg) from None
-            if item is not None:
-                job = Job(self.count, item)
-                self.count += 1
-                if self._wanted(job):
-                    return job
+            if text is not None:
+                item, done = self._item(text)
+                if not done:
+                    return item
                 self.skipped += 1
             elif self.ended:
                 raise StopAsyncIteration
             else:
                 await self._read()
+
+    def _item(self, text: str) -> tuple[Item, bool]:
+        index = self.count
+        self.count += 1
+        if self._history is None:
+            return Item(index, text), False
+        occurrence, done = self._history.meet(text)
+        return Item(index, text, occurrence), done
 
     async def _read(self) -> None:
         piece = await read_piece(self._fd, self._name)
@@ -98,19 +111,10 @@ async def read_piece(fd: int, name: str) -> bytes:
         UsageError: it cannot be read.
     """
     try:
-        # In a thread, since nothing else reads any kind of file and never holds up the others. When there is no need
-        # for the input any more, the thread is left to its wait.
-        return await trio.to_thread.run_sync(read_some, fd, abandon_on_cancel=True)
+        return await in_thread(read_some, fd)
     except OSError as exc:
         msg = f"cannot read {name}: {reason(exc)}"
         raise UsageError(msg) from None
-
-
-def splitter_for(kind: str) -> Splitter:
-    """The splitter for a format of the options: ``lines``, ``null`` or ``json``."""
-    if kind == "json":
-        return Json()
-    return Lines(b"\0" if kind == "null" else b"\n")
 
 
 class Lines:
@@ -134,151 +138,5 @@ class Lines:
             yield last
 
 
-class Json:
-    """The members of an array, if the input begins with ``[``; JSON Lines otherwise."""
-
-    def __init__(self) -> None:
-        self._beginning = b""
-        self._chosen: Splitter | None = None
-
-    def feed(self, piece: bytes) -> Iterator[str]:
-        """The items that `piece` completes."""
-        if self._chosen is None:
-            piece = self._beginning = self._beginning + piece
-            first = piece.lstrip(_BLANKS.encode())[:1]
-            if not first:
-                return
-            self._chosen = _Array() if first == b"[" else _JsonLines()
-        yield from self._chosen.feed(piece)
-
-    def finish(self) -> Iterator[str]:
-        """The last item, if its end is missing."""
-        if self._chosen is not None:
-            yield from self._chosen.finish()
-
-
-class _JsonLines:
-    """JSON Lines: a value on each line that is not blank."""
-
-    def __init__(self) -> None:
-        self._lines: Final = Lines()
-        self._line = 0
-
-    def feed(self, piece: bytes) -> Iterator[str]:
-        for line in self._lines.feed(piece):
-            yield from self._value(line)
-
-    def finish(self) -> Iterator[str]:
-        for line in self._lines.finish():
-            yield from self._value(line)
-
-    def _value(self, line: str) -> Iterator[str]:
-        self._line += 1
-        if text := line.strip(_BLANKS):
-            try:
-                value, end = _decode(text, 0)
-                if end != len(text):
-                    msg = f"a second value in one line: {text[end:].lstrip(_BLANKS)[:20]!r}"
-                    raise ValueError(msg)
-                yield _as_argument(value)
-            except ValueError as exc:
-                _raise_at(self._line, exc)
-
-
-class _Array:
-    """A JSON array, of which each member is an item as soon as it is there."""
-
-    def __init__(self) -> None:
-        self._decoder: Final = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        self._text = ""
-        self._at = 0  # all before it is done with
-        self._line = 1
-        self._expected = "["  # or "value or ]", "value", ", or ]", "end"
-
-    def feed(self, piece: bytes) -> Iterator[str]:
-        self._text = self._text[self._at :] + self._decoder.decode(piece)
-        self._at = 0
-        return self._members(final=False)
-
-    def finish(self) -> Iterator[str]:
-        self._text = self._text[self._at :] + self._decoder.decode(b"", final=True)
-        self._at = 0
-        yield from self._members(final=True)
-        if self._expected != "end":
-            _raise_at(self._line, "the array is not closed")
-
-    def _members(self, *, final: bool) -> Iterator[str]:
-        while char := self._next_char():
-            if "value" in self._expected and not (char == "]" and "]" in self._expected):
-                try:
-                    found = self._value(final=final)
-                except ValueError as exc:
-                    _raise_at(self._line, exc)
-                if found is None:
-                    return
-                self._expected = ", or ]"
-                yield found
-            elif char in self._expected and self._expected != "end":
-                self._at += 1
-                self._expected = {"[": "value or ]", ",": "value", "]": "end"}[char]
-            elif self._expected == "end":
-                _raise_at(self._line, "there is more after the end of the array")
-            else:
-                _raise_at(self._line, f"expected {self._expected}, got {char!r}")
-
-    def _next_char(self) -> str:
-        """The next character that is not blank; an empty string where there is none."""
-        while self._at < len(self._text) and self._text[self._at] in _BLANKS:
-            self._line += self._text[self._at] == "\n"
-            self._at += 1
-        return self._text[self._at : self._at + 1]
-
-    def _value(self, *, final: bool) -> str | None:
-        """The value that begins here, or None if the end of it is not there yet."""
-        try:
-            value, end = _decode(self._text, self._at)
-        except json.JSONDecodeError as exc:
-            near_end = exc.pos > len(self._text) - LONGEST_TOKEN
-            if not final and (near_end or exc.msg.startswith("Unterminated string")):
-                return None
-            self._line += self._text.count("\n", self._at, exc.pos)
-            raise
-        if not final and type(value) in (int, float) and not self._text[end : end + LONGEST_TOKEN].strip(".eE+-"):
-            return None  # a number may go on
-        item = _as_argument(value)
-        self._line += self._text.count("\n", self._at, end)
-        self._at = end
-        return item
-
-
 def _decoded(parts: list[bytes]) -> str:
     return b"".join(parts).decode("utf-8", "surrogateescape")
-
-
-def _no_constant(name: str) -> NoReturn:
-    msg = f"{name} is not JSON"
-    raise ValueError(msg)
-
-
-_JSON: Final = json.JSONDecoder(parse_constant=_no_constant)
-
-
-def _decode(text: str, start: int) -> tuple[Any, int]:
-    """The JSON value that begins at `start`, and where it ends."""
-    try:
-        return _JSON.raw_decode(text, start)
-    except RecursionError:
-        msg = "nested too deeply"
-        raise ValueError(msg) from None
-
-
-def _as_argument(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _raise_at(line: int, error: ValueError | str) -> NoReturn:
-    what = error.msg if isinstance(error, json.JSONDecodeError) else error
-    msg = f"line {line}: {what}"
-    raise ValueError(msg) from None

@@ -1,51 +1,44 @@
-"""The log: what has finished, so that a later run need not do it again."""
+"""The log: each result, as soon as it is there."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import stat
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
-from ._messages import FatalError, UsageError, reason
+import trio
+
+from ._stdio import FatalError, UsageError, in_thread, reason, write_all
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ._items import Job
-
-_BEGINNING = b'{"index": '  # of every line
-
 
 class Log:
-    """A file that each result is appended to, a JSON object a line, as soon as it is there.
+    """A file that results are appended to, a JSON object a line.
+
+    Opening one can take any time: a named pipe waits for its reader.
 
     Args:
         path: the file, which need not exist.
-        resume: whether to skip what it says has succeeded.
 
     Raises:
-        UsageError: the file cannot be read and written, or is no log.
+        UsageError: the file cannot be opened.
     """
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        self._done: Final[set[bytes]] = set()
-        try:
-            if resume and path.is_file():
-                self._read(path)
-            self._fd: Final = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        except OSError as exc:
-            msg = f"cannot open the log {str(path)!r}: {reason(exc)}"
-            raise UsageError(msg) from None
+    def __init__(self, path: Path) -> None:
         self._name: Final = str(path)
-        self._at_line_start = _ends_with_newline(self._fd)
+        try:
+            # Write-only: opened for reading too, a named pipe would have this process as its reader, and never break.
+            self._fd: Final = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._is_file: Final = stat.S_ISREG(os.fstat(self._fd).st_mode)
+            self._at_line_start = not self._is_file or _ends_with_newline(path)
+        except OSError as exc:
+            msg = f"cannot open the log {self._name!r}: {reason(exc)}"
+            raise UsageError(msg) from None
+        self._turn: Final = trio.Lock()  # lines must not mix
 
-    def wants(self, job: Job) -> bool:
-        """Whether a job is still to be done."""
-        return not self._done or _key(*job) not in self._done
-
-    def append(self, line: bytes) -> None:
+    async def append(self, line: bytes) -> None:
         """Write a line.
 
         It goes to the system at once, in one piece, so that a killed process has written it, or has not, or at worst
@@ -54,11 +47,18 @@ class Log:
         Raises:
             FatalError: there is no room, say.
         """
-        rest = line if self._at_line_start else b"\n" + line
+        if self._is_file:
+            self._write(line)
+        else:
+            # The reader of a pipe may be slow. That must delay this result, and nothing else.
+            async with self._turn:
+                await in_thread(self._write, line)
+
+    def _write(self, line: bytes) -> None:
+        begun = b"" if self._at_line_start else b"\n"
+        self._at_line_start = False
         try:
-            while rest:
-                self._at_line_start = False
-                rest = rest[os.write(self._fd, rest) :]
+            write_all(self._fd, begun + line)
         except OSError as exc:
             msg = f"cannot write the log {self._name!r}: {reason(exc)}"
             raise FatalError(msg) from None
@@ -67,38 +67,10 @@ class Log:
     def close(self) -> None:
         os.close(self._fd)
 
-    def _read(self, path: Path) -> None:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                # A line may be torn, the last one or, after a run that was resumed, another: its item is done again.
-                record = _parsed(line)
-                if record is not None:
-                    if not record["failed"]:
-                        self._done.add(_key(record["index"], record["item"]))
-                elif not (line.startswith(_BEGINNING) or _BEGINNING.startswith(line.rstrip(b"\n"))):
-                    msg = f"cannot resume from {str(path)!r}: line {number} is none of a log"
-                    raise UsageError(msg)
 
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """What a line holds; None if it is not whole."""
-    try:
-        record: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(record, dict) and {"index", "item", "failed"} <= record.keys():
-        return cast("dict[str, Any]", record)
-    return None
-
-
-def _key(index: int, item: str) -> bytes:
-    # An item can be huge.
-    return hashlib.blake2b(f"{index} {item}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _ends_with_newline(fd: int) -> bool:
+def _ends_with_newline(path: Path) -> bool:
     """Whether what is appended to the file begins a line."""
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-        return True
-    return os.pread(fd, 1, status.st_size - 1) == b"\n"
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        return file.read(1) in (b"", b"\n")

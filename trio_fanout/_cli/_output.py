@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ._files import write_all
-from ._messages import FatalError, reason, say
+from ._stdio import FatalError, in_thread, is_ready, reason, say, write_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ._progress import Display, Tally
     from ._results import Result
 
-LONGEST_ESCAPE: Final = 6
-"""Characters that JSON may have for one byte of output or one character of an item: ``\\u0000``, say."""
-
-BESIDE: Final = 512
-"""No result has more characters than this beside its item and what was printed."""
-
 REDRAW: Final = 0.2
 """Seconds between two states of the progress display."""
+
+REDRAW_SOON: Final = 0.05
+"""Seconds after which a state is drawn anew where a result or a message has hidden it."""
 
 
 class Output:
@@ -31,70 +30,97 @@ class Output:
     def __init__(self, form: str, display: Display | None) -> None:
         self._form: Final = form
         self._display: Final = display
-        self._to_terminal: Final = os.isatty(1)
-        self._within_line = False
+        self._tally: Tally | None = None
+        self._drawn = -REDRAW_SOON
+        self._terminals: Final = [fd for fd in (1, 2) if os.isatty(fd)]
+        self._within_line = False  # on a terminal
 
     @property
     def shows_progress(self) -> bool:
-        """Whether anybody sees how far things are."""
+        """Whether there is a progress display."""
         return self._display is not None
 
     async def show(self, result: Result) -> None:
         """Print a result.
 
         Raises:
-            BrokenPipeError: nobody reads it.
+            BrokenPipeError: standard output is a pipe without a reader.
             FatalError: it cannot be written.
         """
-        self._hide()
+        if self._form == "text":
+            await self._print(result.text(), hides_progress=1 in self._terminals or result.outputs[1].size > 0)
+        else:
+            await self.print_line(result.json_line())
+
+    async def print_line(self, line: bytes) -> None:
+        """Print a line; raises what `show` does."""
+        on_terminal = 1 in self._terminals
+        at_once = not on_terminal and len(line) <= select.PIPE_BUF and is_ready(1)
+        await self._print(iter([(1, line)]), at_once=at_once, hides_progress=on_terminal)
+
+    async def _print(self, pieces: Iterator[tuple[int, bytes]], *, at_once: bool = False, hides_progress: bool) -> None:
+        if hides_progress:
+            self._hide()
         try:
-            if self._has_room_for(result):
-                self._write(result)
+            if at_once:
+                self._write(pieces)
             else:
-                # In a thread: who reads this may pause, and signals and time-outs must not wait for that.
-                await trio.to_thread.run_sync(self._write, result, abandon_on_cancel=True)
+                # In a thread: the reader may pause, and so may a terminal (Ctrl-S). Signals and time-outs must not wait
+                # for that.
+                await in_thread(self._write, pieces)
         except BrokenPipeError:
             raise
         except OSError as exc:
             msg = f"cannot write to standard output: {reason(exc)}"
             raise FatalError(msg) from None
+        if hides_progress:
+            self._draw_soon()
 
-    def say(self, message: str) -> None:
-        """Print a message."""
-        self._hide()
-        say(message)
+    def _write(self, pieces: Iterator[tuple[int, bytes]]) -> None:
+        for fd, piece in pieces:
+            if fd in self._terminals:
+                self._within_line = True  # also while it is written
+            write_all(fd, piece)
+            if fd in self._terminals:
+                self._within_line = not piece.endswith(b"\n")
+
+    async def say(self, message: str) -> None:
+        """Print a message. A reader of standard error that takes its time holds up the caller only."""
+        if is_ready(2):
+            self.say_if_ready(message)
+        else:
+            await in_thread(say, message)
+
+    def say_if_ready(self, message: str) -> None:
+        """Print a message that is not worth waiting for."""
+        if is_ready(2):
+            self._hide()
+            say(message)
+            self._draw_soon()
 
     async def keep_drawing(self, tally: Tally) -> None:
         """Show how far things are, until cancelled."""
         assert self._display is not None
+        self._tally = tally
         try:
             while True:
-                if not self._within_line:
-                    self._display.draw(tally)
+                self._draw()
                 await trio.sleep(REDRAW)
         finally:
+            self._tally = None
             self._display.close()
 
+    def _draw(self) -> None:
+        # Not on a terminal that has been told to stop, by Ctrl-S: that would stop all else, too.
+        if self._display is not None and self._tally is not None and not self._within_line and is_ready(2):
+            self._display.draw(self._tally)
+            self._drawn = time.monotonic()
+
+    def _draw_soon(self) -> None:
+        # A bar takes its time: not after each of a thousand results a second.
+        if time.monotonic() - self._drawn > REDRAW_SOON:
+            self._draw()
+
     def _hide(self) -> None:
-        if self._display is not None:
+        if self._display is not None and is_ready(2):
             self._display.hide()
-
-    def _has_room_for(self, result: Result) -> bool:
-        """Whether a result is so short, and its reader so ready, that writing it cannot wait: a thread takes longer."""
-        if self._form != "json" or self._to_terminal:  # where the one at the keyboard may hold it up in the middle
-            return False
-        characters = len(result.item) + sum(output.tell() for output in result.outputs)
-        if characters * LONGEST_ESCAPE + BESIDE > select.PIPE_BUF:
-            return False
-        poll = select.poll()
-        poll.register(1, select.POLLOUT)
-        return bool(poll.poll(0))
-
-    def _write(self, result: Result) -> None:
-        if self._form == "json":
-            write_all(1, result.json_line())
-            return
-        for fd, piece in result.text():
-            self._within_line = True  # also while it is written, in a thread
-            write_all(fd, piece)
-            self._within_line = not piece.endswith(b"\n")

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 Options: TypeAlias = argparse.Namespace
 """What the parser gives, with these attributes: `command`, `program` (a list of words; for fan-out, of commands),
-`parallel`, `fail_fast`, `timeout`, `rate`, `log`, `resume`, `progress`, `output` (``json``, ``text`` or ``none``), and,
-except for fan-out, `items` and `format` (``lines``, ``null`` or ``json``)."""
+`parallel`, `fail_fast`, `retries`, `timeout`, `rate`, `log`, `resume`, `dry_run`, `progress`, `output` (``json``,
+``text`` or ``none``), `batch` (None for no batches) and, except for fan-out, `items` and `format` (``lines``, ``null``
+or ``json``)."""
 
 _EXIT_CODES = """\
 exit codes: 0 all well, 1 something failed, 2 wrong use, 130 interrupted.
@@ -36,13 +37,14 @@ Run programs, a few at a time.
 
 _ITEMS = """\
 An item is a line of standard input. {} in an argument becomes the item, {#} its index, from 0; with no {} anywhere,
-the item is the last argument. No shell is involved: an item with spaces, quotes or ";" is one argument. A program's
-own standard input is empty.
+the item is the last argument. {{}} is a plain {}. No shell is involved: an item with spaces, quotes or ";" is one
+argument. A program's own standard input is empty.
 """
 
 _JSON = """\
-Each object has: index, item, failed, exit_code (null if the program did not end by itself; -N if signal N killed it),
-stdout, stderr, seconds and, if failed, error. A byte that is not UTF-8 stands in it as \\udc80 to \\udcff.
+Each object has: index, item (with --batch, items), failed, exit_code (null if the program did not end by itself; -N if
+signal N killed it), stdout, stderr, started (seconds since 1970), seconds, attempts (with --retries), error (if failed)
+and program. A byte that is not UTF-8 stands in it as \\udc80 to \\udcff.
 """
 
 _MAP = f"""\
@@ -65,12 +67,12 @@ Each program is one argument, with words as in a shell, but no shell runs it. In
 
 _MAP_EXAMPLE = """\
 example: checksums of all pictures below this directory, four at a time
-  find . -name '*.jpg' -print0 | trio-fanout map -j 4 --null -- sha256sum {}
+  find . -name '*.jpg' -print0 | trio-fanout map -j 4 -0 -n 500 --output text -- sha256sum
 """
 
 _DO_EXAMPLE = """\
 example: convert what is not yet converted, after a failure go on, and try again later just what failed
-  trio-fanout do --no-fail-fast --log done.jsonl --resume --items wanted.txt -- convert {} -resize 50% small/{}
+  trio-fanout do -k --log done.jsonl --resume --items wanted.txt -- convert {} -resize 50% small/{}
 """
 
 _FAN_OUT_EXAMPLE = """\
@@ -82,10 +84,14 @@ example: three answers to one question
 def parse(argv: list[str] | None) -> Options:
     """The options in `argv`. Exits with a message if they are wrong, or with help."""
     parser = _parser()
-    options = parser.parse_args(argv)
+    options, unknown = parser.parse_known_args(argv)
     chosen: argparse.ArgumentParser = options.parser
     if options.program[:1] == ["--"]:
         del options.program[0]
+    elif options.program and options.program[0].startswith("-"):  # `-1`, say, which argparse takes for a number
+        unknown.append(options.program[0])
+    if unknown:
+        chosen.error(f"unrecognized arguments: {' '.join(unknown)}")
     if not options.program:
         chosen.error("the program to run is missing")
     if options.command == "fan-out":
@@ -128,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, about: str, usage: str, example: str) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
+            prog=f"trio-fanout {name}",
             usage=f"trio-fanout {name} [options] [--] {usage}",
             description=about,
             epilog=f"{example}\n{_EXIT_CODES}",
@@ -136,10 +143,14 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(parser=command)
         command.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-        if name != "fan-out":
+        if name == "fan-out":
+            command.set_defaults(batch=None)
+        else:
             _add_items(command)
         _add_running(command)
         _add_output(command, captures=name != "do")
+        # With `-0` as an option argparse takes the -1 of `-j -1` for one, too, and would not say what is wrong with it.
+        command._has_negative_number_optionals.clear()  # noqa: SLF001
         return command
 
     add("map", _MAP, "PROGRAM [ARG ...]", _MAP_EXAMPLE)
@@ -154,6 +165,7 @@ def _add_items(command: argparse.ArgumentParser) -> None:
     formats = group.add_mutually_exclusive_group()
     formats.add_argument(
         "--null",
+        "-0",
         dest="format",
         action="store_const",
         const="null",
@@ -166,7 +178,15 @@ def _add_items(command: argparse.ArgumentParser) -> None:
         action="store_const",
         const="json",
         help="items are the members of a JSON array, or JSON values, one a line; a string is used as it is, anything "
-        "else as compact JSON",
+        "else without the white space in it",
+    )
+    group.add_argument(
+        "-n",
+        "--batch",
+        metavar="N",
+        type=_number(int, "a whole number, 1 or more", lambda n: n >= 1),
+        help="start the program for up to N items at once, fewer where the system takes no more arguments; they fail "
+        "and succeed together",
     )
 
 
@@ -193,14 +213,29 @@ def _add_running(command: argparse.ArgumentParser) -> None:
         help="a program that takes longer is ended, and has failed",
     )
     group.add_argument(
+        "--retries",
+        metavar="N",
+        type=_number(int, "a whole number, 0 or more", lambda n: n >= 0),
+        help="start a program that has failed again, up to N times, after 1, 2, 4 ... 60 seconds, more or less; while "
+        "it waits, others run",
+    )
+    group.add_argument(
+        "-k",
+        "--keep-going",
         "--no-fail-fast",
         dest="fail_fast",
         action="store_false",
         help="after a failure go on with the others, instead of ending them",
     )
+    group.add_argument("--dry-run", action="store_true", help="run nothing, but print what would be run")
     group = command.add_argument_group("log")
     group.add_argument("--log", metavar="FILE", type=Path, help="append each result to FILE as soon as it is there")
-    group.add_argument("--resume", action="store_true", help="skip what the log says has succeeded")
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="skip what the log says the same program has done: an item is known by itself, wherever it stands now, "
+        "and equal ones by how many came before",
+    )
 
 
 def _add_output(command: argparse.ArgumentParser, *, captures: bool) -> None:

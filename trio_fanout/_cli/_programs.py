@@ -1,34 +1,32 @@
 """Running one program, and ending it with all that it has started.
 
 Each program is the leader of a process group of its own. Ctrl-C in a terminal thus does not reach it, and a signal to
-the group reaches its children. Two things are not done with `trio.run_process`, which takes 2 ms of the event loop's
-thread where this takes a quarter of one: a program is started by `posix_spawn`, and its end is waited for by a pidfd.
+the group reaches its children. Three things are not done as `trio.run_process` does them, which takes ten times as
+long: a program is started by `posix_spawn`, its end is waited for by a pidfd, and one task reads what all print.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import selectors
 import signal
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._files import PIECE
-from ._messages import FatalError, reason
+from ._stdio import PIECE, FatalError, in_thread, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import IO
+    from typing import Self
+
+    from ._spool import Kept, Spool
 
 KILL_AFTER: Final = 5.0
 """Seconds from SIGTERM to SIGKILL."""
-
-SPOOL_ABOVE: Final = 1 << 20
-"""Bytes of one output stream of one program that are kept in memory; more goes to a temporary file."""
 
 _PROC: Final = Path("/proc")
 
@@ -39,46 +37,118 @@ _ENVIRONMENT: Final = dict(os.environb)
 _IGNORED_BY_PYTHON: Final = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
 
 
-class Program:
-    """A program that has been started: its process, and what it has printed.
+class Launcher:
+    """Starts programs, and reads what they print.
+
+    It allows itself as many open files as so many programs at once need, or as the system will. The programs get the
+    limit that was there before.
 
     Args:
-        words: the program, found by PATH, and its arguments.
-        stdin: a file that is its standard input, which is empty if this is None.
-        capture: whether to keep what it prints, instead of letting it through.
-
-    Raises:
-        OSError, ValueError: it cannot be started.
+        parallel: how many programs run at once.
+        spool: keeps what they print, instead of letting it through.
     """
 
-    def __init__(self, words: list[bytes], *, stdin: int | None = None, capture: bool = True) -> None:
-        self.exit_code: int | None = None
-        """None if it has not ended by itself; -N if signal N has killed it."""
-        self.outputs: list[IO[bytes]] = []
-        """What it has printed, if that is kept: standard output, then standard error."""
-        self._pipes: list[int] = []
-        self._open_pipes = 0
-        self._outputs_ended: Final = trio.Event()
-        self._reaped = False
-        empty = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-        actions: list[Any] = [empty if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0)]
-        with ExitStack() as at_end, ExitStack() as on_error:
-            for fd in (1, 2) if capture else ():
-                spool = tempfile.SpooledTemporaryFile(SPOOL_ABOVE)  # noqa: SIM115
-                on_error.callback(spool.close)
+    def __init__(self, parallel: int, spool: Spool | None) -> None:
+        self.spool: Final = spool
+        self.pipes: Final = selectors.DefaultSelector()
+        self._empty: Final = os.open(os.devnull, os.O_RDONLY)
+        self._inherited: Final = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._raised: Final = _more_open_files(self._inherited, 64 + 4 * parallel)
+
+    def __enter__(self) -> Self:
+        self._limit_open_files(self._raised)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._limit_open_files(self._inherited)
+        self.pipes.close()
+        os.close(self._empty)
+
+    def start(self, words: list[bytes], stdin: int | None = None) -> Program:
+        """Start a program.
+
+        Args:
+            words: the program, found by PATH, and its arguments.
+            stdin: a file that is its standard input, which is empty if this is None.
+
+        Raises:
+            OSError, ValueError: it cannot be started.
+        """
+        program = Program(self, self.outputs())
+        actions: list[Any] = [(os.POSIX_SPAWN_DUP2, self._empty if stdin is None else stdin, 0)]
+        ours: list[int] = []
+        theirs: list[int] = []
+        try:
+            for fd in () if self.spool is None else (1, 2):
                 read, write = os.pipe()
-                on_error.callback(os.close, read)
-                at_end.callback(os.close, write)
-                os.set_blocking(read, False)
+                ours.append(read)
+                theirs.append(write)
                 actions.append((os.POSIX_SPAWN_DUP2, write, fd))
-                self.outputs.append(spool)
-                self._pipes.append(read)
+            self._limit_open_files(self._inherited)
             # Python marks all files that it opens to be closed here, so no other program holds these pipes open.
-            self._pid: Final = os.posix_spawnp(
+            pid = os.posix_spawnp(
                 words[0], words, _ENVIRONMENT, file_actions=actions, setpgroup=0, setsigdef=_IGNORED_BY_PYTHON
             )
-            on_error.pop_all()
-        self._pidfd: Final = _open_pidfd(self._pid)
+        except BaseException:
+            for fd in ours:
+                os.close(fd)
+            raise
+        finally:
+            self._limit_open_files(self._raised)
+            for fd in theirs:
+                os.close(fd)
+        program.started(pid, ours)
+        return program
+
+    def outputs(self) -> list[Kept]:
+        """What a program has printed that has printed nothing, if that is kept."""
+        return [] if self.spool is None else [self.spool.open(), self.spool.open()]
+
+    async def read_outputs(self) -> None:
+        """Read what the programs print, until cancelled. A task for each would take longer than a short program."""
+        while True:
+            await trio.lowlevel.wait_readable(self.pipes)
+            for key, _ in self.pipes.select(0):
+                program: Program = key.data
+                program.read(key.fd)
+
+    def _limit_open_files(self, limits: tuple[int, int]) -> None:
+        if self._raised != self._inherited:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def _more_open_files(limits: tuple[int, int], needed: int) -> tuple[int, int]:
+    soft, hard = limits
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return limits
+    return needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard
+
+
+class Program:
+    """A program that has been started: its process, and what it has printed. A `Launcher` makes these."""
+
+    def __init__(self, launcher: Launcher, outputs: list[Kept]) -> None:
+        self.exit_code: int | None = None
+        """None if it has not ended by itself; -N if signal N has killed it."""
+        self.pid = 0
+        self._launcher: Final = launcher
+        self.outputs: Final = outputs
+        """What it has printed, if that is kept: standard output, then standard error."""
+        self._pipes: Final[dict[int, Kept]] = {}  # those that have not ended
+        self._pipes_ended: Final = trio.Event()
+        self._no_room: OSError | None = None  # why it cannot be kept
+        self._scope: trio.CancelScope | None = None
+        self._reaped = False
+        self._pidfd: int | None = None
+
+    def started(self, pid: int, pipes: list[int]) -> None:
+        """Take over a process and the pipes from it."""
+        self.pid = pid
+        self._pidfd = _open_pidfd(pid)
+        for pipe, output in zip(pipes, self.outputs, strict=False):
+            os.set_blocking(pipe, False)
+            self._pipes[pipe] = output
+            self._launcher.pipes.register(pipe, selectors.EVENT_READ, self)
 
     async def run(self, scope: trio.CancelScope) -> bool:
         """Wait until the program is over, or end it when `scope` is cancelled.
@@ -90,46 +160,42 @@ class Program:
             Whether it was over before `scope` was cancelled.
         """
         over = False
+        self._scope = scope
         try:
-            async with trio.open_nursery() as readers:
-                for pipe, output in zip(self._pipes, self.outputs, strict=True):
-                    self._open_pipes += 1
-                    readers.start_soon(self._read, pipe, output)
-                try:
-                    with scope:
-                        await self._wait_for_exit()
-                        self._poll()
-                        if self.exit_code == 0 and self._open_pipes:
-                            await self._outputs_ended.wait()
-                    # A program that ended in the very moment has ended by itself.
-                    over = not scope.cancelled_caught or (
-                        self._poll() and (self.exit_code != 0 or not self._open_pipes)
-                    )
-                finally:
-                    # Whatever ends this, no process stays.
-                    if self.exit_code != 0 or not over:
-                        with trio.CancelScope(shield=True):
-                            await self._end_group()
-                # The readers still take what is in the pipes. Only a process that has left the group can hold these
-                # open now, and nobody waits for that.
-                readers.cancel_scope.cancel()
-        except ExceptionGroup as group:
-            # A reader found no room for the output.
-            msg = f"cannot keep what a program prints in {tempfile.gettempdir()}: {reason(group.exceptions[0])}"
-            self.close()
-            raise FatalError(msg) from None
+            try:
+                with scope:
+                    await self._wait_for_exit()
+                    self._poll()
+                    self._read_what_is_there()
+                    if self.exit_code == 0 and self._pipes:
+                        await self._pipes_ended.wait()
+                # A program that ended in the very moment has ended by itself.
+                over = not scope.cancelled_caught or (self._poll() and (self.exit_code != 0 or not self._pipes))
+            finally:
+                # Whatever ends this, no process stays.
+                if self.exit_code != 0 or not over:
+                    with trio.CancelScope(shield=True):
+                        await self._end_group()
+            self._read_what_is_there()
         except BaseException:
             self.close()
             raise
         finally:
+            # Only a process that has left the group can still hold the pipes open. It is not waited for.
+            for pipe in list(self._pipes):
+                self._close_pipe(pipe)
             if self._pidfd is not None:
                 os.close(self._pidfd)
+        if self._no_room is not None:
+            self.close()
+            msg = f"cannot keep what a program prints in {tempfile.gettempdir()}: {reason(self._no_room)}"
+            raise FatalError(msg)
         return over
 
     def signal(self, number: int) -> bool:
-        """Send a signal to the group; false if there is nobody who can be sent it."""
+        """Send a signal to the group. False if no process in it can receive one."""
         try:
-            os.killpg(self._pid, number)
+            os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
             return False
         return True
@@ -139,27 +205,35 @@ class Program:
         for output in self.outputs:
             output.close()
 
-    async def _read(self, pipe: int, output: IO[bytes]) -> None:
+    def read(self, pipe: int) -> bool:
+        """Read a piece of what it prints; false if there is nothing now, or nothing more."""
         try:
-            while True:
-                await trio.lowlevel.wait_readable(pipe)
-                piece = os.read(pipe, PIECE)
-                if not piece:
-                    break
-                output.write(piece)
-        except trio.Cancelled:
-            # What was printed before the end. A pipe holds a piece, or little more if it was widened.
-            for _ in range(16):
-                try:
-                    output.write(os.read(pipe, PIECE))
-                except BlockingIOError:
-                    break
-            raise
-        finally:
-            os.close(pipe)
-            self._open_pipes -= 1
-            if not self._open_pipes:
-                self._outputs_ended.set()
+            piece = os.read(pipe, PIECE)
+        except BlockingIOError:
+            return False
+        if not piece:
+            self._close_pipe(pipe)
+            return False
+        try:
+            self._pipes[pipe].write(piece)
+        except OSError as exc:
+            self._no_room = exc
+            assert self._scope is not None
+            self._scope.cancel()
+            return False
+        return True
+
+    def _read_what_is_there(self) -> None:
+        # A pipe holds a piece, or a few if it was widened. A process that writes endlessly must not keep us here.
+        for pipe in list(self._pipes):
+            all(self.read(pipe) for _ in range(16))  # up to the first that reads nothing
+
+    def _close_pipe(self, pipe: int) -> None:
+        self._launcher.pipes.unregister(pipe)
+        os.close(pipe)
+        del self._pipes[pipe]
+        if not self._pipes:
+            self._pipes_ended.set()
 
     async def _wait_for_exit(self) -> None:
         """Wait until the process has exited; it still has to be reaped then."""
@@ -167,19 +241,12 @@ class Program:
             await trio.lowlevel.wait_readable(self._pidfd)
         else:
             # Not Trio's own limit on threads: this must not wait for a turn.
-            await trio.to_thread.run_sync(
-                os.waitid,
-                os.P_PID,
-                self._pid,
-                os.WEXITED | os.WNOWAIT,
-                limiter=trio.CapacityLimiter(1),
-                abandon_on_cancel=True,
-            )
+            await in_thread(os.waitid, os.P_PID, self.pid, os.WEXITED | os.WNOWAIT, limiter=trio.CapacityLimiter(1))
 
     def _poll(self) -> bool:
         """Whether the process has exited by itself. Only called before it is sent a signal."""
         if not self._reaped:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self._reaped = True
                 self.exit_code = os.waitstatus_to_exitcode(status)
@@ -188,7 +255,7 @@ class Program:
     async def _end_group(self) -> None:
         """End all processes of the group, with SIGTERM, and after a while with SIGKILL."""
         if not self.signal(signal.SIGTERM):
-            return  # nobody is left
+            return  # no process is left
         self.signal(signal.SIGCONT)  # one that is stopped would not notice
         with trio.move_on_after(KILL_AFTER):
             await self._wait_for_group()
@@ -196,26 +263,27 @@ class Program:
         self.signal(signal.SIGKILL)
         await self._wait_for_group()
 
-    async def _wait_for_group(self) -> None:  # if nobody is left
+    async def _wait_for_group(self) -> None:
+        """Wait until no process is left in the group."""
         if not self._reaped:
             await self._wait_for_exit()
-            os.waitpid(self._pid, 0)  # noqa: ASYNC222  # it has exited
+            os.waitpid(self.pid, 0)  # noqa: ASYNC222  # it has exited
             self._reaped = True
         pause = 0.005
-        while self.signal(0) and _lives(self._pid):
+        while self.signal(0) and _lives(self.pid):
             # Nothing tells when a process goes that is not a child. The number of the group may be given to another
             # one then, but not before the system has used all others.
             await trio.sleep(pause)
             pause = min(2 * pause, 0.2)
 
 
-def allow_open_files(programs: int) -> None:
-    """Have the system allow as many open files as so many programs at once need here, or as many as it will."""
-    needed = 64 + 4 * programs
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+def stopped_children() -> Iterator[tuple[int, int]]:
+    """The children that have been stopped since this was last asked: their number, and that of the signal."""
+    try:
+        while (status := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG)) is not None:
+            yield status.si_pid, status.si_status
+    except ChildProcessError:
+        pass  # there is none
 
 
 def _open_pidfd(pid: int) -> int | None:
@@ -229,7 +297,7 @@ def _open_pidfd(pid: int) -> int | None:
 def _lives(group: int) -> bool:
     """Whether any process of the group does more than wait for its parent to notice that it has exited.
 
-    Where the first process of a container does not reap the orphans that it inherits, that takes for ever.
+    Where the first process of a container does not reap the orphans that it inherits, that takes forever.
     """
     if not _PROC.is_dir():
         return True

@@ -23,6 +23,12 @@ def is_cancelled(exc: BaseException) -> bool:
     return type(exc) is trio.Cancelled
 
 
+def holds_cancelled(exc: BaseException) -> bool:
+    """Whether `exc` is a cancellation, or a group with one in it."""
+    # Not by `subgroup`, which the class of a group may have written anew.
+    return any(map(holds_cancelled, exc.exceptions)) if is_group(exc) else type(exc) is trio.Cancelled
+
+
 def split_cancelled(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
     """The part of `exc` that is a cancellation, and the rest of it; either may be None."""
     if type(exc) is trio.Cancelled:
@@ -31,9 +37,19 @@ def split_cancelled(exc: BaseException) -> tuple[BaseException | None, BaseExcep
         return None, exc
     if is_cancelled(exc):
         return exc, None
-    cancelled, rest = exc.split(trio.Cancelled)
-    # Not a copy where there is nothing to split off: callers compare by identity.
-    return (None, exc) if cancelled is None else (cancelled, rest)
+    if not holds_cancelled(exc):
+        return None, exc  # itself, as callers compare by identity
+    try:
+        return BaseExceptionGroup.split(exc, trio.Cancelled)
+    except Exception:  # noqa: BLE001  # its class, or that of a group in it, has a `derive` that fails
+        return _plain(exc).split(trio.Cancelled)
+
+
+def _plain(exc: BaseExceptionGroup[BaseException]) -> BaseExceptionGroup[BaseException]:
+    """A group of Python's own class with the same members."""
+    return BaseExceptionGroup(
+        exc.message, [_plain(member) if is_group(member) else member for member in exc.exceptions]
+    )
 
 
 def first_leaf(exc: BaseException) -> BaseException:

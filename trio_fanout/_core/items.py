@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from .arguments import check_awaitable
-from .exceptions import is_group, split_cancelled
+from .exceptions import holds_cancelled, is_group, split_cancelled
 
 if TYPE_CHECKING:
     import contextvars
@@ -44,9 +44,7 @@ def came_out_of_cancellation(exc: BaseException) -> bool:
     link: BaseException | None = exc
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        if isinstance(link, trio.Cancelled):
-            return True
-        if is_group(link) and (link.subgroup(trio.Cancelled) or all(map(came_out_of_cancellation, link.exceptions))):
+        if holds_cancelled(link) or (is_group(link) and all(map(came_out_of_cancellation, link.exceptions))):
             return True
         link = link.__context__
     return False

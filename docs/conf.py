@@ -1,0 +1,139 @@
+"""How the site is built: `nox -s docs`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.util.docutils import SphinxDirective
+
+import trio_fanout
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+HERE = Path(__file__).parent
+
+project = "trio-fanout"
+author = "The contributors to trio-fanout"
+project_copyright = author
+release = version_of("trio-fanout")
+version = release
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib_trio",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+nitpicky = True
+
+# Docstrings: a name in single backticks is a link where there is something to link to.
+default_role = "obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # they are for type checkers; the text says what an argument takes
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+
+def names_of_arguments() -> set[str]:
+    """What docstrings have in single backticks besides names to link to."""
+    public = [getattr(trio_fanout, name) for name in trio_fanout.__all__]
+    members = [member for thing in public if isinstance(thing, type) for member in vars(thing).values()]
+    return {
+        name
+        for thing in [*public, *members]
+        if callable(thing)
+        for name in inspect.signature(inspect.unwrap(thing)).parameters
+    }
+
+
+nitpick_ignore = [("py:obj", name) for name in names_of_arguments() | {"total_tokens"}]
+nitpick_ignore_regex = [("py:obj", r"trio_parallel\..*|trio-parallel|cache_scope")]  # it has no inventory
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+# Just what is referred to here, from files: a build needs no network. A name that is missing there is a warning.
+intersphinx_mapping = {
+    name: (url, f"inventories/{name}.inv")
+    for name, url in {
+        "python": "https://docs.python.org/3",
+        "trio": "https://trio.readthedocs.io/en/stable",
+        "outcome": "https://outcome.readthedocs.io/en/stable",
+    }.items()
+}
+
+copybutton_prompt_text = r">>> |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "furo"
+html_title = "trio-fanout"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {"top_of_page_buttons": []}
+pygments_style = "tango"
+pygments_dark_style = "monokai"
+
+
+class CommandHelp(SphinxDirective):
+    """What the command says of itself, such as ``{command-help} map``."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        text = subprocess.run(
+            [sys.executable, "-m", "trio_fanout", *self.arguments, "--help"],
+            env=os.environ | {"COLUMNS": "80", "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        return [nodes.literal_block(text, text, language="text", classes=["command-help"])]
+
+
+def link_code(app: Sphinx, doctree: nodes.document) -> None:
+    """Make a public name in backticks a link, as it is in docstrings: `map`, `fanout.map(...)`, `trio.CancelScope`."""
+    if app.env.docname == "command":  # whose `map` is another
+        return
+    for code in list(doctree.findall(nodes.literal)):
+        match = re.fullmatch(r"(?:fanout\.)?([\w.]+)(?:\([^()]*\))?", code.astext())
+        if match is None or isinstance(code.parent, (nodes.title, nodes.reference, pending_xref)):
+            continue
+        target = match[1]
+        if target.partition(".")[0] in trio_fanout.__all__:
+            target = f"trio_fanout.{target}"
+        if target.startswith(("trio.", "trio_fanout.")):
+            link = pending_xref(refdomain="py", reftype="obj", reftarget=target, refdoc=app.env.docname)
+            code.replace_self(link)
+            link += code
+
+
+def inline_pictures(app: Sphinx, doctree: nodes.document, _: str) -> None:
+    """Put the pictures into the page, where their text has the colour of the page's."""
+    if app.builder.format != "html":
+        return
+    for image in list(doctree.findall(nodes.image)):
+        if image["uri"].startswith("pictures/"):
+            svg = (HERE / image["uri"]).read_text()
+            svg = re.sub(r"<style>.*?</style>\n", "", svg, flags=re.DOTALL)
+            image.replace_self(nodes.raw("", f'<div class="picture">{svg}</div>', format="html"))
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("command-help", CommandHelp)
+    app.connect("doctree-read", link_code)
+    app.connect("doctree-resolved", inline_pictures)

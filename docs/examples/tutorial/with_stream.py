@@ -1,0 +1,31 @@
+"""More pages than fit into memory: take results as they come, and stop when there are enough."""
+
+import itertools
+
+import trio
+
+import trio_fanout as fanout
+
+
+async def fetch(url):
+    await trio.sleep(0.01)  # a request would be here
+    return f"<page {url}>"
+
+
+async def save(url, page):
+    await trio.sleep(0.02)  # slower than the fetching
+
+
+async def main():
+    urls = (f"/{n}" for n in itertools.count())  # no end
+    async with fanout.stream(fetch, urls, limit=8) as results:
+        async for index, url, page in results:
+            await save(url, page)
+            if index == 9:
+                break
+    print("saved ten; the last was", url)
+    print("asked for next:", next(urls))
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,239 @@
+"""Every example of README.md and docs/*.md runs, and prints what the page says it prints.
+
+What a page can count on:
+
+- Its blocks run in order, in one namespace, which begins empty, and in one empty directory.
+- ``python`` may `await`, as at the prompt of ``python -m trio``. All of a page is one run of Trio, in virtual time; a
+  page that talks to threads, processes or servers says ``clock: real`` in its front matter.
+- ``python`` with a line ``if __name__ == "__main__":`` is a program of its own, and is run as one.
+- ``pycon`` is typed at the prompt of ``python -m trio``, which answers as the block says.
+- ``sh`` is run by bash, and fails as soon as one of its commands does. What installs something is only read.
+- ``text`` right after one of those is what it prints on standard output, and ``...`` in it stands for anything. What
+  prints without one is an error: a reader would want to know.
+
+A page that needs a package or a program that is not installed is skipped there.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import traceback
+from dataclasses import dataclass
+from doctest import ELLIPSIS, OutputChecker
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+PROJECT = Path(__file__).parent.parent
+README = PROJECT / "README.md"
+PAGES = [README, *sorted((PROJECT / "docs").glob("*.md"))]
+
+FENCE = re.compile(r"(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<language>[^`\s]*)")
+PROMPT = re.compile(r"^(>>>|\.\.\.)( .*)?\n", re.MULTILINE)
+MAIN = re.compile(r'^if __name__ == "__main__":$', re.MULTILINE)
+INSTALLS = re.compile(r"\b(nox|pip)\b")
+READ = {"", "console", "ini", "json", "text", "toml"}
+"""Languages of blocks that are only read, but for the `text` after a block that runs."""
+
+PACKAGES = {"distributed", "httpx", "rich", "stamina", "tenacity", "tqdm", "trio_parallel"}
+PROGRAMS = {"curl", "jq"}
+PATIENCE = 60  # seconds, for a slow machine
+
+
+@dataclass
+class Block:
+    page: Path
+    line: int  # of its first line of code
+    language: str
+    code: str
+    output: str | None = None  # what the page says it prints
+
+    @property
+    def place(self):
+        return f"{self.page.relative_to(PROJECT)}:{self.line}"
+
+    @property
+    def is_program(self):
+        return self.language == "python" and MAIN.search(self.code) is not None
+
+    @property
+    def runs(self):
+        return self.language in {"python", "pycon"} or (self.language == "sh" and not INSTALLS.search(self.code))
+
+
+def blocks_of(page):
+    """The blocks of a page, and its front matter."""
+    lines = page.read_text().splitlines(keepends=True)
+    found = []
+    opened = None  # the fence of the block that we are in
+    follows = False  # whether nothing stands between here and the block before
+    for number, line in enumerate(lines, start=1):
+        if opened is None:
+            opened = FENCE.match(line)
+            if opened is None:
+                follows = follows and not line.strip()
+            else:
+                found.append(Block(page, number + 1, opened["language"], ""))
+        elif line.strip() == opened["ticks"]:
+            block = found[-1]
+            if opened["indent"] and block.language == "python":
+                pytest.fail(f"{block.place}: an indented block cannot be run", pytrace=False)
+            if follows and block.language == "text" and found[-2].runs:
+                found[-2].output = block.code
+            opened, follows = None, True
+        else:
+            found[-1].code += line
+    assert opened is None, f"{found[-1].place}: this block has no end"
+    front = re.match(r"---\n(.*?)^---\n", "".join(lines), re.DOTALL | re.MULTILINE)
+    return found, front[1] if front else ""
+
+
+def marks(page):
+    return [pytest.mark.dask] if re.search(r"^(from|import) distributed", page.read_text(), re.MULTILINE) else []
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem, marks=marks(page)) for page in PAGES])
+def test_blocks_of_the_page_run_and_print_what_it_says(page, tmp_path, monkeypatch, capsys):
+    blocks, front = blocks_of(page)
+    for block in blocks:
+        if block.language not in READ | {"python", "pycon", "sh"} and not block.language.startswith("{"):
+            pytest.fail(f"{block.place}: blocks of {block.language!r} are not run here", pytrace=False)
+        if re.match(r"\{(code|code-block|sourcecode)\}", block.language):
+            pytest.fail(f"{block.place}: this directive would not be run: use a plain fence", pytrace=False)
+    blocks = [block for block in blocks if block.runs]
+    scripts = " ".join(block.code for block in blocks if block.language == "sh")
+    if scripts and sys.platform == "win32":
+        pytest.skip("for a POSIX shell")
+    for program in PROGRAMS & set(re.findall(r"\w+", scripts)):
+        if not shutil.which(program):
+            pytest.skip(f"needs {program}")
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):  # servers of these pages are on loopback
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # where classes look for their annotations
+
+    async def run_page():
+        for block in blocks:
+            if block.language == "python" and not block.is_program:
+                await run_python(block, module.__dict__)
+                out = capsys.readouterr().out
+            else:
+                out = run_outside(block, tmp_path)
+            compare(block, out)
+
+    clock = None if re.search(r"^clock: real$", front, re.MULTILINE) else MockClock(autojump_threshold=0)
+    try:
+        trio.run(run_page, clock=clock)
+    except ImportError as exc:
+        if exc.name not in PACKAGES:
+            raise
+        pytest.skip(f"needs {exc.name}")
+
+
+async def run_python(block, names):
+    # Tracebacks name the page and its line.
+    source = "\n" * (block.line - 1) + block.code
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code = compile(source, str(block.page), "exec", flags=flags, dont_inherit=True)
+    try:
+        running = eval(code, names)
+        if code.co_flags & inspect.CO_COROUTINE:
+            await running
+    except ImportError:
+        raise
+    except Exception as exc:  # noqa: BLE001  # whatever it is
+        exc.__traceback__ = exc.__traceback__.tb_next  # without this function
+        why = "".join(traceback.format_exception(exc))
+    else:
+        return
+    pytest.fail(f"{block.place}: the block fails\n{why}", pytrace=False)
+
+
+def run_outside(block, directory):
+    """The output of a program, of a session or of a script, which must succeed."""
+    typed = ""
+    if block.is_program:
+        (directory / "program.py").write_text(block.code)
+        command = [sys.executable, "-W", "error", "program.py"]
+    elif block.language == "pycon":
+        command = [sys.executable, "-m", "trio"]
+        typed = "".join(line[4:] or "\n" for line in block.code.splitlines(keepends=True) if PROMPT.match(line))
+        block.output = PROMPT.sub("", block.code)
+    else:
+        command = ["bash", "-euo", "pipefail", "-c", block.code]
+    done = run_command(command, directory, Path(sys.executable).parent, typed)
+    if done.returncode:
+        missing = re.search(r"ModuleNotFoundError: No module named '(\w+)'", done.stderr)
+        if missing and missing[1] in PACKAGES:
+            pytest.skip(f"needs {missing[1]}")
+        pytest.fail(f"{block.place}: exit code {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
+    return re.sub(r"^((>>>|\.\.\.) )+", "", done.stdout, flags=re.MULTILINE) if typed else done.stdout
+
+
+def run_command(command, directory, programs, typed=""):
+    return subprocess.run(
+        command,
+        cwd=directory,
+        env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def compare(block, out):
+    want = block.output or ""
+    if not OutputChecker().check_output(want, out, ELLIPSIS):
+        lines = difflib.unified_diff(
+            want.splitlines(), out.splitlines(), f"what {block.place} says", "what it prints", lineterm="", n=100
+        )
+        pytest.fail("\n".join([f"{block.place}: the page says that it prints something else", *lines]), pytrace=False)
+
+
+# README.md and CONTRIBUTING.md, of which Sphinx knows nothing
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files(name):
+    text = (PROJECT / name).read_text()
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (PROJECT / link).exists(), link
+    for path in re.findall(r"`((?:docs|tests|benchmarks|trio_fanout)/[\w./]*)`", text):
+        assert (PROJECT / path).exists() or path.startswith("trio_fanout"), path
+
+
+@pytest.mark.skipif(os.environ.get("NOX_CURRENT_SESSION", "docs") != "docs", reason="the session docs does it")
+@pytest.mark.skipif(not (PROJECT / "trio_fanout").exists(), reason="there is nothing to install here")
+@pytest.mark.skipif(sys.platform == "win32", reason="for a POSIX shell")
+def test_setting_up_and_first_job(tmp_path):
+    """From a copy of the project to the first checksums, by the commands that the README gives."""
+    (setting_up,) = [block for block in blocks_of(README)[0] if ".venv/bin/trio-fanout" in block.code]
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "tests", "benchmarks", "docs")
+    shutil.copytree(PROJECT, tmp_path / "project", ignore=ignored)
+    programs = tmp_path / "python"
+    programs.mkdir()
+    (programs / "python").symlink_to(Path(sys.base_prefix) / "bin" / Path(sys.executable).resolve().name)
+    done = run_command(["bash", "-euo", "pipefail", "-c", setting_up.code], tmp_path / "project", programs)
+    assert done.returncode == 0, done.stderr
+    assert '"failed": false' in done.stdout
+
+
+@pytest.mark.skipif(not (PROJECT / ".ci/run").exists(), reason="not part of what is published")
+def test_ci_passes_the_tests_by_the_command_of_the_readme():
+    (block,) = [block for block in blocks_of(README)[0] if ".venv/bin/nox" in block.code]
+    assert block.code.strip() in (PROJECT / ".ci/run").read_text().replace("python3 -m", "python -m")

@@ -1,0 +1,264 @@
+"""Ctrl-C at every moment: no call hangs, nothing is left behind, and it comes out bare.
+
+Python handles a signal where a function begins, where a loop goes back, and where a call of a C function returns. Each
+test here runs a call again and again, with a SIGINT at the first of these moments, the second, and so on, as long as
+there is one: in the package's own functions, in the items and in the source.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import math
+import opcode
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+import trio_fanout as fanout
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from types import FrameType
+
+# Interrupted between making a coroutine and awaiting it, any program leaves one that was never awaited.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.*was never awaited:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*coroutine object:pytest.PytestUnraisableExceptionWarning"),
+]
+
+PACKAGE = str(Path(fanout.__file__).parent)
+RESUME = opcode.opmap["RESUME"]
+
+var: contextvars.ContextVar[int] = contextvars.ContextVar("var")
+
+
+# What runs
+
+
+async def work(n: int) -> int:
+    if n % 3:
+        await trio.sleep(n % 3)
+    return n
+
+
+async def work_with_a_variable(n: int) -> int:
+    var.set(n)
+    return await work(n)
+
+
+async def work_in_an_open_scope(n: int) -> int:
+    trio.CancelScope().__enter__()
+    return await work(n)
+
+
+def plain(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
+async def waiting(count: int) -> AsyncIterator[int]:
+    for n in range(count):
+        await trio.lowlevel.checkpoint()
+        yield n
+    await trio.sleep(1)
+
+
+WORK = [work, work_with_a_variable, work_in_an_open_scope]
+FOREIGN = {fn.__code__ for fn in (*WORK, plain, waiting)}
+
+
+# Where it is interrupted
+
+
+def interrupt(main: Callable[[Left], Any], at: int) -> bool:
+    """Run `main` with a SIGINT at that moment, and check what is left. False if there are not so many moments."""
+    moment = 0
+
+    def profile(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal moment
+        code = frame.f_code
+        if not (code.co_filename.startswith(PACKAGE) or code in FOREIGN):
+            return
+        if event == "call":
+            # Where a coroutine goes on after an `await`, no signal is handled: its innermost frame does that.
+            instruction, argument = code.co_code[frame.f_lasti : frame.f_lasti + 2]
+            if instruction != RESUME or argument & 3 > 1:
+                return
+        elif event != "c_return":
+            return
+        moment += 1
+        if moment == at:
+            signal.raise_signal(signal.SIGINT)
+
+    left = Left()
+
+    async def watchdog() -> None:
+        await trio.sleep(1000)
+        raise AssertionError("the run hangs")  # Trio then ends the whole run
+
+    async def outer() -> None:
+        trio.lowlevel.spawn_system_task(watchdog)
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        sys.setprofile(profile)
+        try:
+            await main(left)
+        finally:
+            sys.setprofile(None)
+            left.tasks = trio.lowlevel.current_statistics().tasks_living - tasks
+
+    interrupted = False
+    try:
+        trio.run(outer, clock=MockClock(autojump_threshold=0))
+    except KeyboardInterrupt:
+        interrupted = True
+    assert interrupted == (moment >= at)
+    left.check()
+    return interrupted
+
+
+class Left:
+    """What a run may leave behind."""
+
+    def __init__(self) -> None:
+        self.tasks = 0
+        self.limiters: list[trio.CapacityLimiter] = []
+        self.handles: list[fanout.Handle[Any]] = []
+
+    def limiter(self, total: float) -> trio.CapacityLimiter:
+        self.limiters.append(trio.CapacityLimiter(total))
+        return self.limiters[-1]
+
+    def check(self) -> None:
+        assert self.tasks == 0
+        for limiter in self.limiters:
+            assert limiter.borrowed_tokens == 0
+            assert limiter.statistics().tasks_waiting == 0
+        for handle in self.handles:
+            assert "not finished" not in repr(handle)
+
+
+def interrupt_everywhere(main: Callable[[Left], Any]) -> None:
+    moments = next(at for at in itertools.count(1) if not interrupt(main, at)) - 1
+    assert moments > 20
+
+
+# The calls
+
+FUNCTIONS = pytest.mark.parametrize("fn", WORK)
+SOURCES = pytest.mark.parametrize("make", [range, plain, waiting])
+SHARED = pytest.mark.parametrize("shared", [False, True])
+
+
+@FUNCTIONS
+@SOURCES
+@SHARED
+def test_map(shared: bool, make: Any, fn: Any) -> None:
+    async def main(left: Left) -> None:
+        limit: Any = left.limiter(2) if shared else 2
+        await fanout.map(fn, make(5), limit=limit, item_timeout=10 if make is plain else None)
+
+    interrupt_everywhere(main)
+
+
+@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect()])
+def test_do_with_failures(policy: Any) -> None:
+    async def fail(n: int) -> None:
+        await work(n)
+        if n:
+            raise ValueError(n)
+
+    async def main(left: Left) -> None:
+        try:
+            await fanout.do(fail, waiting(5), limit=left.limiter(2), policy=policy)
+        except (ValueError, fanout.FanOutError):
+            pass
+
+    interrupt_everywhere(main)
+
+
+def test_a_run_in_an_item_of_a_run() -> None:
+    async def nested(n: int) -> list[int]:
+        return await fanout.map(work, range(n), limit=2)
+
+    async def main(left: Left) -> None:
+        await fanout.fan_out([nested, nested], 3, limit=left.limiter(2))
+
+    interrupt_everywhere(main)
+
+
+@FUNCTIONS
+@SOURCES
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_stream(ordered: bool, make: Any, fn: Any) -> None:
+    async def main(left: Left) -> None:
+        limit: Any = left.limiter(2) if ordered else 2
+        async with fanout.stream(
+            fn, make(5), limit=limit, ordered=ordered, buffer=0 if ordered else math.inf
+        ) as results:
+            left.limiters.append(results.limiter)
+            async for _ in results:
+                pass
+
+    interrupt_everywhere(main)
+
+
+@SOURCES
+@pytest.mark.parametrize("how", ["stop", "leave"])
+def test_a_stream_that_ends_early(how: str, make: Any) -> None:
+    async def main(left: Left) -> None:
+        async with fanout.stream(work, make(8), limit=3, policy=fanout.Settle()) as results:
+            left.limiters.append(results.limiter)
+            async for index, _, _ in results:
+                if index == 2 and how == "leave":
+                    break
+                if index == 2:
+                    results.stop()
+
+    interrupt_everywhere(main)
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("limit", [1, 3, "shared"])
+def test_a_group(limit: Any, fn: Any) -> None:
+    async def main(left: Left) -> None:
+        async def job(n: int) -> None:
+            if n < 3:
+                left.handles.append(group.start_soon(job, n + 3))
+            await fn(n)
+
+        async with fanout.open_group(limit=left.limiter(2) if limit == "shared" else limit) as group:
+            left.limiters.append(group.limiter)
+            for n in range(3):
+                var.set(n)
+                left.handles.append(group.start_soon(job, n))
+            await left.handles[-1].wait()
+            await trio.sleep(5)  # all workers idle
+            left.handles.append(group.start_soon(job, 3))
+
+    interrupt_everywhere(main)
+
+
+@FUNCTIONS
+@SHARED
+def test_a_graph(shared: bool, fn: Any) -> None:
+    async def main(left: Left) -> None:
+        async def step(n: int, *needs: Any) -> None:
+            await fn(n)
+
+        steps = {
+            "a": fanout.Step(partial(step, 1)),
+            "b": fanout.Step(partial(step, 3)),
+            "c": fanout.Step(partial(step, 2), needs=("a", "b")),
+            "d": fanout.Step(partial(step, 1), needs=("b", "c"), settled=True),
+        }
+        await fanout.run_graph(steps, limit=left.limiter(2) if shared else 2)
+
+    interrupt_everywhere(main)
