@@ -108,9 +108,12 @@ def functions_of(tree, prefix=""):
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not any("Protocol" in ast.unparse(base) for base in node.bases):
             yield from functions_of(node, f"{prefix}{node.name}.")
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            if not any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list):
-                yield node, prefix + node.name
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not is_overload(node):
+            yield node, prefix + node.name
+
+
+def is_overload(function):
+    return any(ast.unparse(decorator) == "overload" for decorator in function.decorator_list)
 
 
 def walk(body, line):
