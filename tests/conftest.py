@@ -1,19 +1,53 @@
-"""Settings for the whole suite."""
+"""Settings and fixtures for the whole suite.
 
-from __future__ import annotations
+Which module tests what of the calls (each name begins with `test_`)::
+
+                        map, do, fan_out    stream              open_group          run_graph
+    results and order   map                 stream              group               graph
+    failures            policies            stream_failures     group_failures      graph
+    cancellation        cancellation        stream_failures     group_failures      graph
+    Ctrl-C              cancellation        stream_failures     group_failures      graph
+    limits              limits              stream_window       group               graph
+    sources             sources             stream_failures     -                   -
+    context variables   context             stream              group               graph
+    scopes, nurseries   isolation           isolation           isolation           isolation
+    limiters, shown     limiters            limiters, shown     limiters, shown     -
+    names of tasks      map                 stream              group               graph
+    fairness            fairness            stream              group               graph
+    nothing left over   leaks               stream_failures     group               graph
+    wrong use           usage               stream              group               graph
+    random runs         model               stream_model        group_model         graph_model
+
+And what else there is::
+
+    FanOutError         errors
+    adapters            threads, processes, executors, dask, throttle, cap*
+    Meter               meter
+    the command         cli*
+    the engine          nursery
+    in company          pipelines (streams of streams, channels, databases), http, retries
+    documentation       readme, examples
+    the package         packaging; typing/ is for type checkers, and check_wheel.py for `nox -s wheel`
+
+What several modules need is in helpers.py, or a fixture here; what the models have in common is in model.py. There are
+no annotations, but for the fields of dataclasses: type checkers read tests/typing only.
+"""
 
 import os
 import signal
 
+import pytest
 from hypothesis import settings
 
+from helpers import AsyncCountingSource, CountingSource, aiter_of
+
 # No deadline: a slow moment of the machine is not a failure. In CI the same examples every time: what a random search
-# finds should turn up on somebody's own machine, not in an unrelated change.
+# finds should turn up on a developer's machine, not in an unrelated change.
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
-# The terminal of whoever runs this is not what is tested.
+# The terminal that the tests are run from is not what is tested.
 os.environ["TERM"] = "xterm"
 for name in ("COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
@@ -24,3 +58,27 @@ for name in ("SIGHUP", "SIGINT", "SIGQUIT"):
     number = getattr(signal, name, None)
     if number is not None and signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if name == "SIGINT" else lambda *_: None)
+
+# What a test asks for by these names, it is run with each of.
+
+
+@pytest.fixture(params=[list, iter, aiter_of])
+def make(request):
+    """Makes a source of the items it is given: one with a length, an iterator, an async generator."""
+    return request.param
+
+
+@pytest.fixture(params=[CountingSource, AsyncCountingSource], ids=["sync", "async"])
+def source_class(request):
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["private", "shared"])
+def shared(request):
+    """Whether the limit is a limiter that others use as well; see `helpers.limit_of`."""
+    return request.param
+
+
+@pytest.fixture(params=[True, False], ids=["ordered", "unordered"])
+def ordered(request):
+    return request.param

@@ -1,33 +1,78 @@
 """What several test modules share."""
 
-from __future__ import annotations
-
 import gc
+import math
 import time
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 
 import trio_fanout as fanout
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
-
 ALL_POLICIES = [fanout.FailFast(), fanout.Collect(), fanout.Settle(), fanout.FirstSuccess()]
 """An instance of each policy, for what must be the same under all of them."""
 
+POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
+"""The policies of `map` and `fan_out`."""
 
-async def double(x: Any) -> Any:
+GROUP_POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES[:3], ids=str)
+"""The policies of groups, graphs and streams."""
+
+DO_POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES[:2], ids=str)
+"""The policies of `do`: those that raise failures."""
+
+PATIENCE = 30
+"""Seconds until a wait for a thread or a process fails: more than a test that passes takes on a slow machine."""
+
+LIMITS = pytest.mark.parametrize("limit", [1, 3, math.inf, "shared 1", "shared 3"])
+
+
+def limit_of(limit, shared=False):
+    """`limit`, or a limiter with so many tokens: if `shared`, or if `limit` is, say, ``"shared 3"``."""
+    if isinstance(limit, str):
+        return trio.CapacityLimiter(int(limit.removeprefix("shared ")))
+    return trio.CapacityLimiter(limit) if shared else limit
+
+
+async def double(x):
     """An item that waits for one turn of the event loop."""
     await trio.lowlevel.checkpoint()
     return x * 2
 
 
-async def double_at_once(x: Any) -> Any:
+async def double_at_once(x):
     """An item that never waits."""
     return x * 2
+
+
+async def fail_when_cancelled(exc):
+    """An item that fails out of its cancellation."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        try:
+            raise exc
+        finally:
+            del exc  # or this frame, in the traceback, would make a cycle
+
+
+async def rest_of(results):
+    """All that can still be received from a stream."""
+    return [completed async for completed in results]
+
+
+FUNCTIONS = pytest.mark.parametrize("fn", [double, double_at_once])
+
+
+class ItemError(Exception):
+    """Raised by an item."""
+
+
+class SourceError(Exception):
+    """Raised by a source."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +82,40 @@ class FrozenError(Exception):
     code: int
 
 
+class Thing:
+    """Something that a weak reference can watch, and `Things` can count."""
+
+
+class Things:
+    """Makes things, and counts those that are alive, and the most at once."""
+
+    def __init__(self):
+        self.alive = self.most = 0
+
+    def make(self):
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        return CountedThing(self)
+
+
+class CountedThing(Thing):
+    def __init__(self, things):
+        self.things = things
+
+    def __del__(self):
+        self.things.alive -= 1
+
+
 class Gauge:
     """Counts the items that run, and remembers the most at once and the order in which they began."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.now = 0
         self.peak = 0
-        self.began: list[Any] = []
+        self.began = []
 
     @contextmanager
-    def running(self, item: Any = None) -> Iterator[None]:
+    def running(self, item=None):
         self.began.append(item)
         self.now += 1
         self.peak = max(self.peak, self.now)
@@ -56,19 +125,33 @@ class Gauge:
             self.now -= 1
 
 
+class Sized:
+    """An iterable that says it has `length` items, which need not be true."""
+
+    def __init__(self, items, length):
+        self.items = items
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        return iter(self.items)
+
+
 class CountingSource:
     """An endless or bounded iterator that knows how many of its items are taken and not yet marked finished."""
 
-    def __init__(self, items: Iterable[Any]) -> None:
+    def __init__(self, items):
         self._items = iter(items)
         self.taken = 0
         self.unfinished = 0
         self.peak = 0
 
-    def __iter__(self) -> CountingSource:
+    def __iter__(self):
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self):
         item = next(self._items)
         self.taken += 1
         self.unfinished += 1
@@ -79,12 +162,12 @@ class CountingSource:
 class AsyncCountingSource(CountingSource):
     """The same, asynchronous."""
 
-    __iter__ = None  # type: ignore[assignment]
+    __iter__ = None
 
-    def __aiter__(self) -> AsyncCountingSource:
+    def __aiter__(self):
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self):
         await trio.lowlevel.checkpoint()
         try:
             return self.__next__()
@@ -92,21 +175,21 @@ class AsyncCountingSource(CountingSource):
             raise StopAsyncIteration from None
 
 
-async def aiter_of(items: Iterable[Any]) -> AsyncIterator[Any]:
+async def aiter_of(items):
     """An async generator over `items`, which waits before each of them."""
     for item in items:
         await trio.lowlevel.checkpoint()
         yield item
 
 
-def busy(seconds: float) -> None:
+def busy(seconds):
     """Take real time without letting any other task in."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
 
 
-def all_tasks() -> list[trio.lowlevel.Task]:
+def all_tasks():
     """Every task of this Trio run."""
     root = trio.lowlevel.current_root_task()
     assert root is not None
@@ -119,17 +202,17 @@ def all_tasks() -> list[trio.lowlevel.Task]:
     return tasks
 
 
-def task_names() -> list[str]:
+def task_names():
     return [task.name for task in all_tasks()]
 
 
-def workers(prefix: str = "map(") -> int:
+def workers(prefix="map("):
     """How many tasks there are whose name begins so."""
     return sum(name.startswith(prefix) for name in task_names())
 
 
 @contextmanager
-def nothing_left(*limiters: trio.CapacityLimiter) -> Iterator[None]:
+def nothing_left(*limiters):
     """Check that the block leaves no task behind, and no borrowed token."""
     tasks = trio.lowlevel.current_statistics().tasks_living
     borrowed = [limiter.borrowed_tokens for limiter in limiters]
@@ -142,7 +225,7 @@ def nothing_left(*limiters: trio.CapacityLimiter) -> Iterator[None]:
 
 
 @contextmanager
-def no_cycles() -> Iterator[None]:
+def no_cycles():
     """Check that the block leaves nothing for the garbage collector: all goes by reference counts alone."""
     flags = gc.get_debug()
     gc.disable()
@@ -160,12 +243,29 @@ def no_cycles() -> Iterator[None]:
         gc.enable()
 
 
-def leaves(exc: BaseException) -> list[BaseException]:
+async def check_no_cycles(once, *args):
+    """Check that calling `once` leaves no reference cycle; what is made once and kept forever is none."""
+    await once(*args)
+    with no_cycles():
+        await once(*args)
+
+
+def leaves(exc):
     """The exceptions in a group, at any depth; of anything else, itself."""
     if isinstance(exc, BaseExceptionGroup):
         return [leaf for member in exc.exceptions for leaf in leaves(member)]
     return [exc]
 
 
-def notes_of(exc: BaseException) -> list[str]:
+def contexts_of(exc):
+    """`exc` and what it came out of, from the last to the first."""
+    return [] if exc is None else [exc, *contexts_of(exc.__context__)]
+
+
+def printed(exc):
+    """The traceback of an exception and of those it is chained to."""
+    return "".join(traceback.format_exception(exc))
+
+
+def notes_of(exc):
     return getattr(exc, "__notes__", [])

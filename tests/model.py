@@ -1,252 +1,190 @@
-"""What a run must do, worked out by a simulation that shares nothing with the package.
+"""The kernel of the models: what a run must do, worked out by a simulation that shares nothing with the package.
 
-A run is described by a `Plan`; `simulate` tells what comes of it. It knows items, tokens and a clock, and no tasks:
-it goes from one event to the next. All times in a plan are such that no two events fall together (see `Plan`), so there
-is one right answer.
+It knows a clock, events and tokens, and no tasks, and goes from one event to the next. Each time in a plan has a
+fraction of its own (see `exact`), so sums of them never meet, no two events fall together, and there is one right
+answer.
 """
 
-from __future__ import annotations
-
 import math
-from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from contextlib import asynccontextmanager
+
+import trio
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+import trio_fanout as fanout
+from helpers import limit_of, nothing_left
 
 
 class TieError(Exception):
     """Two things happen at one moment, and what comes of it depends on which is first."""
 
 
-@dataclass(frozen=True)
-class Item:
-    """One item: it works for `seconds` and then succeeds or fails, unless it is cancelled before."""
-
-    seconds: float
-    end: Literal["value", "error", "interrupt"] = "value"
-    if_cancelled: Literal["stop", "error", "value", "shield"] = "stop"
-    """End as cancelled; fail out of the cancellation; swallow it and succeed; not be reached by it at all."""
-
-
-@dataclass(frozen=True)
-class Borrower:
-    """Another user of a shared limiter."""
-
-    arrives: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run. Every time is a whole number plus a power of two of its own, so that sums are exact and never meet."""
-
-    items: tuple[Item, ...]
-    limit: float
-    policy: Literal["fail_fast", "collect", "settle", "first_success"] = "fail_fast"
-    parameter: float | None = None
-    """The `max_failures` of Collect, the `move_on_after` of Settle."""
-    item_timeout: float | None = None
-    outside: float | None = None
-    """When the caller's own scope is cancelled."""
-    sized: bool = True
-    delays: tuple[float, ...] | None = None
-    """For an async source: how long it takes before each item, and before its end."""
-    source_error: bool = False
-    """Whether the source raises where it should end."""
-    shared: bool = False
-    borrowers: tuple[Borrower, ...] = ()
-
-
-@dataclass
-class Result:
-    """What came of a run."""
-
-    kind: Literal["returned", "failed", "cancelled", "source", "interrupt", "empty"] = "returned"
-    began: dict[int, float] = field(default_factory=dict)
-    values: dict[int, str] = field(default_factory=dict)
-    failures: dict[int, str] = field(default_factory=dict)
-    secondary: set[int] = field(default_factory=set)
-    first: int | None = None
-    taken: int = 0
-    ended: float = 0.0
-    peak: int = 0
-
-    @property
-    def raised(self) -> int:
-        """The index of the failure that FailFast raises."""
-        return min(set(self.failures) - self.secondary or self.failures)
+def exact(whole, place):
+    """A time whose fraction is a power of two, of its own if `place` is: sums of such times are exact."""
+    return whole + math.ldexp(1, -place)
 
 
 class Simulation:
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.now = 0.0
-        self.result = Result()
-        self.ends: dict[int, tuple[float, str]] = {}  # running item -> when it ends by itself, and how
-        self.line: deque[tuple[str, Any]] = deque()  # who waits for a token
-        self.others: dict[int, float] = {}  # other borrower with a token -> when it puts it back
-        self.arrivals = sorted((other.arrives, number) for number, other in enumerate(plan.borrowers))
-        self.next_delivery: float | None = None
-        self.exhausted = False
-        self.cancelled = False  # by whomever
-        self.from_outside = False
+    """A run, and what came of it; a model derives from it and says what is started when, and what an end leads to."""
 
-    def run(self) -> Result:
-        plan, result = self.plan, self.result
+    def __init__(self, limit, policy, outside=None):
+        self.limit = limit
+        self.lent = 0  # tokens that others hold
+        self.policy = policy
+        self.max_failures = 1 if isinstance(policy, fanout.FailFast) else getattr(policy, "max_failures", None)
+        self.now = 0.0
+        self.events = {}  # the name of a method and its arguments -> when to call it
+        self.running = {}  # item -> how it will end by itself
+        self.began = {}  # item -> when
+        self.values = {}  # item -> how it succeeded
+        self.failures = {}  # item -> how it failed
+        self.secondary = set()  # the failures that came out of the cancellation
+        self.stopped = False  # nothing more is started
+        self.cancelled = False
+        self.from_outside = False
+        self.at(outside, "cancel_from_outside")
+        self.at(getattr(policy, "move_on_after", None), "cancel")
+
+    # For a model to say
+
+    def start_next(self):
+        """Start what is next, if there is anything; tell whether there was. There is a token."""
+        raise NotImplementedError
+
+    def if_cancelled(self, item):
+        """How an item ends when it is cancelled: `stop`, like a failure or a value, or not (`shield`)."""
+        raise NotImplementedError
+
+    def over(self):
+        return not self.running
+
+    # For a model to use
+
+    def at(self, when, *event):
+        if when is not None and when < math.inf:
+            self.events[event] = when
+
+    def begin(self, item, seconds, how):
+        self.began[item] = self.now
+        self.running[item] = how
+        self.at(self.now + seconds, "end", item)
+
+    def finish(self, item, how, *, by_cancellation=False):
+        """An item has ended: `how` is `stop`, `value` or `caught`, or else a kind of failure."""
+        if how in ("value", "caught"):
+            self.values[item] = how
+        elif how != "stop":
+            self.failures[item] = how
+            if by_cancellation:
+                self.secondary.add(item)
+            if len(self.failures) == self.max_failures:
+                self.cancel()
+
+    def cancel(self):
+        """Start nothing more, and cancel all items but those behind a shield, which come to their natural end."""
+        if self.cancelled:
+            return
+        self.cancelled = self.stopped = True
+        for item in list(self.running):
+            how = self.if_cancelled(item)
+            if how != "shield":
+                del self.running[item], self.events["end", item]
+                self.finish(item, how, by_cancellation=True)
+
+    # How it goes
+
+    def run(self):
         self.fill()
         while not self.over():
             self.step()
             self.fill()
-        result.ended = self.now
-        if result.kind in ("interrupt", "source"):
-            return result
-        if self.from_outside and not (result.failures and plan.policy in ("fail_fast", "collect")):
-            result.kind = "cancelled"
-        elif plan.policy == "first_success" and result.first is None:
-            result.kind = "failed" if result.failures else "empty"
-        elif result.failures and plan.policy in ("fail_fast", "collect"):
-            result.kind = "failed"
-        return result
+        return self
 
-    def over(self) -> bool:
-        if self.ends:
-            return False
-        return self.cancelled or (self.exhausted and not any(kind == "item" for kind, _ in self.line))
+    def fill(self):
+        """Start what may start now."""
+        while not self.stopped and len(self.running) + self.lent < self.limit and self.start_next():
+            pass
 
-    # Taking and starting
-
-    def waiting(self) -> int:
-        return sum(kind == "item" for kind, _ in self.line)
-
-    def fill(self) -> None:
-        """Take what may be taken, and start what may start, now."""
-        if self.cancelled:
-            return
-        progress = True
-        while progress:
-            progress = self.take()
-            progress = self.hand_out() or progress
-
-    def take(self) -> bool:
-        plan, result = self.plan, self.result
-        if self.cancelled or self.exhausted or len(self.ends) + self.waiting() >= plan.limit:
-            return False
-        if plan.delays is not None:
-            if self.next_delivery is None:
-                self.next_delivery = self.now + plan.delays[result.taken]
-            return False
-        if result.taken < len(plan.items):
-            self.line.append(("item", result.taken))
-            result.taken += 1
-            return True
-        self.end_of_source()
-        return False
-
-    def end_of_source(self) -> None:
-        self.exhausted = True
-        if self.plan.source_error:
-            if self.waiting() and len(self.ends) + len(self.others) < self.plan.limit:
-                raise TieError  # a token for one that waited, and the end of everything
-            self.result.kind = "source"
-            self.cancel()
-
-    def hand_out(self) -> bool:
-        plan, result = self.plan, self.result
-        handed = False
-        while self.line and len(self.ends) + len(self.others) < plan.limit and not self.cancelled:
-            kind, which = self.line.popleft()
-            handed = True
-            if kind == "other":
-                self.others[which] = self.now + plan.borrowers[which].seconds
-                continue
-            item = plan.items[which]
-            result.began[which] = self.now
-            end, how = self.now + item.seconds, str(item.end)
-            if plan.item_timeout is not None and item.seconds > plan.item_timeout and item.if_cancelled != "shield":
-                end = self.now + plan.item_timeout
-                how = {"stop": "timeout", "error": "cleanup", "value": "caught"}[item.if_cancelled]
-            self.ends[which] = end, how
-            result.peak = max(result.peak, len(self.ends))
-        return handed
-
-    # Events
-
-    def step(self) -> None:
+    def step(self):
         """Go to the next event, and let it happen."""
-        plan = self.plan
-        events: list[tuple[float, str, Any]] = [(end, "end", which) for which, (end, _) in self.ends.items()]
-        events += [(end, "put back", which) for which, end in self.others.items()]
-        if self.arrivals:
-            events.append((self.arrivals[0][0], "arrival", self.arrivals[0][1]))
-        if self.next_delivery is not None and not self.cancelled:
-            events.append((self.next_delivery, "delivery", None))
-        if plan.outside is not None and not self.from_outside:
-            events.append((plan.outside, "outside", None))
-        if plan.policy == "settle" and plan.parameter is not None and not self.cancelled:
-            events.append((plan.parameter, "time is up", None))
-        events.sort(key=lambda event: event[:2])
-        if len(events) > 1 and events[0][0] == events[1][0]:
+        self.now = min(self.events.values())
+        event, *others = [event for event, when in self.events.items() if when == self.now]
+        if others:
             raise TieError
-        self.now, event, which = events[0]
-        match event:
-            case "end":
-                self.finish(which, self.ends.pop(which)[1])
-            case "put back":
-                del self.others[which]
-            case "arrival":
-                self.arrivals.pop(0)
-                self.line.append(("other", which))
-                if self.cancelled:
-                    self.line.clear()  # it matters to nobody any more
-            case "delivery":
-                self.next_delivery = None
-                if self.result.taken < len(plan.items):
-                    self.line.append(("item", self.result.taken))
-                    self.result.taken += 1
-                else:
-                    self.end_of_source()
-            case "outside":
-                self.from_outside = True
-                self.cancel()
-            case "time is up":
-                self.cancel()
+        del self.events[event]
+        name, *args = event
+        getattr(self, name)(*args)
 
-    def finish(self, index: int, how: str, *, by_cancellation: bool = False) -> None:
-        plan, result = self.plan, self.result
-        if how in ("value", "caught"):
-            result.values[index] = how
-            if plan.policy == "first_success":
-                if result.first is None:
-                    result.first = index
-                self.cancel()
-        elif how == "interrupt":
-            result.kind = "interrupt"
-            self.cancel()
-        elif how != "stop":
-            result.failures[index] = how
-            if by_cancellation:
-                result.secondary.add(index)
-            most = {"fail_fast": 1, "collect": plan.parameter}.get(plan.policy)
-            if most is not None and len(result.failures) >= most:
-                self.cancel()
+    def end(self, item):
+        self.finish(item, self.running.pop(item))
 
-    def cancel(self) -> None:
-        """All items that run are told, but for those behind a shield, which come to their natural end."""
-        if self.cancelled:
-            return
-        self.cancelled = True
-        for index in list(self.ends):
-            reaction = self.plan.items[index].if_cancelled
-            if reaction != "shield":
-                del self.ends[index]
-                how = {"stop": "stop", "error": "cleanup", "value": "caught"}[reaction]
-                self.finish(index, how, by_cancellation=True)
+    def cancel_from_outside(self):
+        self.from_outside = True
+        self.cancel()
+
+    @property
+    def primary(self):
+        """The failures of which FailFast raises the first."""
+        return self.failures.keys() - self.secondary or self.failures.keys()
 
 
-def simulate(plan: Plan) -> Result:
-    """What must come of the run that `plan` describes."""
-    return Simulation(plan).run()
+class Execution:
+    """A plan, carried out; a model derives from it and says what that is."""
+
+    def __init__(self, plan):
+        self.plan = plan
+        self.limit = limit_of(plan.limit, plan.shared)
+        self.began = {}  # item -> when
+        self.errors = {}  # item -> what it raised
+        self.value = self.raised = None  # what came of the call
+
+    async def call(self):
+        """Call what is tested."""
+        raise NotImplementedError
+
+    def fail(self, item, cls):
+        self.errors[item] = cls(item)
+        raise self.errors[item]
+
+    async def main(self):
+        shared = [self.limit] if self.plan.shared else []
+        with nothing_left(*shared), trio.CancelScope(deadline=self.plan.outside) as scope:
+            try:
+                self.value = await self.call()
+            except Exception as error:  # noqa: BLE001
+                self.raised = error
+        self.ended = trio.current_time()
+        self.cancelled_caught = scope.cancelled_caught
 
 
-def exact(whole: int, place: int) -> float:
-    """A time with a fraction of its own."""
-    return whole + math.ldexp(1, -place)
+def run(fn, *args):
+    """`trio.run` in virtual time."""
+    return trio.run(fn, *args, clock=MockClock(autojump_threshold=0))
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=5)
+"""How a limiter's tokens change: seconds, and how many there are then."""
+
+
+@asynccontextmanager
+async def restless_limiter(changes):
+    """A limiter whose tokens come and go, and which another task uses as well."""
+    limiter = trio.CapacityLimiter(1)
+
+    async def change():
+        for delay, tokens in changes:
+            await trio.sleep(delay)
+            limiter.total_tokens = tokens
+        limiter.total_tokens = 2  # or a run that was paused would never end
+
+    async def borrow():
+        await trio.sleep(2)
+        async with limiter:
+            await trio.sleep(2)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change)
+        nursery.start_soon(borrow)
+        yield limiter
+    assert limiter.borrowed_tokens == 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
-import time
 
 import pytest
 
-from cli_helpers import PATIENCE, Cli, started, wait_for
+from cli_helpers import PATIENCE, Cli, wait_for
 from trio_fanout._cli import _runner
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
@@ -109,13 +109,19 @@ def test_where_another_has_failed_for_good_one_that_waits_has_not(cli, tmp_path,
 
 
 def test_an_interrupt_ends_the_wait_for_the_next_attempt(tmp_path):
+    patient = "from trio_fanout._cli import _runner, main; _runner._pause_after = lambda attempts: 1000; "
     script = "echo $0; echo $0 >>ran; exit 3"
-    with started("map", "--retries", "20", "-j3", "sh", "-c", script) as process:
+    command = [sys.executable, "-c", f"{patient} import sys; sys.exit(main())", "map", "--retries", "20", "-j3"]
+    with subprocess.Popen(
+        [*command, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         process.stdin.write(b"a\nb\n")
         process.stdin.flush()
-        # Both have failed, and may wait a second.
         wait_for(lambda: (tmp_path / "ran").exists() and len((tmp_path / "ran").read_text()) == 4)
-        time.sleep(0.2)
+        said = b""
+        while said != b"trio-fanout: 0 running\n":
+            process.send_signal(signal.SIGUSR1)
+            said = process.stderr.readline()
         process.send_signal(signal.SIGINT)
         records = [json.loads(line) for line in process.stdout.read().splitlines()]
         assert [(record["item"], record["exit_code"], record["attempts"]) for record in records] == [

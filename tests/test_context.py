@@ -1,45 +1,38 @@
 """Items are isolated like tasks: what one sets in a context variable, no other item and no caller sees."""
 
-from __future__ import annotations
-
 import contextvars
-from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import aiter_of
+from helpers import aiter_of, limit_of
 
-var: contextvars.ContextVar[Any] = contextvars.ContextVar("var")
-other: contextvars.ContextVar[Any] = contextvars.ContextVar("other")
+var = contextvars.ContextVar("var")
+other = contextvars.ContextVar("other")
 
 CASES = [
     pytest.param(make, limit, waits, id=f"{make.__name__}-{limit}-{'waits' if waits else 'at once'}")
     for make in (list, iter, aiter_of)
-    for limit in (1, 3, "shared")
+    for limit in (1, 3, "shared 2")
     for waits in (False, True)
 ]
 EVERYWHERE = pytest.mark.parametrize(("make", "limit", "waits"), CASES)
 
 
-def limit_of(limit: Any) -> Any:
-    return trio.CapacityLimiter(2) if limit == "shared" else limit
-
-
 class Odd:
     """A value whose `==` cannot be asked."""
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other):
         raise RuntimeError("compared")
 
 
 @EVERYWHERE
-async def test_a_variable_set_by_an_item_is_seen_by_that_item_alone(make: Any, limit: Any, waits: bool) -> None:
-    async def fn(x: int) -> tuple[Any, Any]:
+async def test_a_variable_set_by_an_item_is_seen_by_that_item_alone(make, limit, waits):
+    async def fn(x):
         before = var.get(None)
         var.set(x)
         if waits:
@@ -51,10 +44,10 @@ async def test_a_variable_set_by_an_item_is_seen_by_that_item_alone(make: Any, l
 
 
 @EVERYWHERE
-async def test_every_item_sees_the_variables_of_the_caller(make: Any, limit: Any, waits: bool) -> None:
+async def test_every_item_sees_the_variables_of_the_caller(make, limit, waits):
     var.set("the caller's")
 
-    async def fn(x: int) -> Any:
+    async def fn(x):
         before = var.get()
         if x % 2:
             var.set(x)
@@ -67,11 +60,11 @@ async def test_every_item_sees_the_variables_of_the_caller(make: Any, limit: Any
 
 
 @EVERYWHERE
-async def test_an_equal_value_that_is_another_object_is_a_change_too(make: Any, limit: Any, waits: bool) -> None:
-    original: list[int] = []
+async def test_an_equal_value_that_is_another_object_is_a_change_too(make, limit, waits):
+    original = []
     var.set(original)
 
-    async def fn(x: int) -> bool:
+    async def fn(x):
         mine = var.get() is original
         var.set([])
         if waits:
@@ -83,11 +76,11 @@ async def test_an_equal_value_that_is_another_object_is_a_change_too(make: Any, 
 
 
 @EVERYWHERE
-async def test_values_that_cannot_be_compared_do_no_harm(make: Any, limit: Any, waits: bool) -> None:
+async def test_values_that_cannot_be_compared_do_no_harm(make, limit, waits):
     original = Odd()
     var.set(original)
 
-    async def fn(x: int) -> bool:
+    async def fn(x):
         mine = var.get() is original
         if x % 3 == 0:
             var.set(Odd())
@@ -101,11 +94,11 @@ async def test_values_that_cannot_be_compared_do_no_harm(make: Any, limit: Any, 
 
 
 @EVERYWHERE
-async def test_setting_the_same_object_is_no_change(make: Any, limit: Any, waits: bool) -> None:
+async def test_setting_the_same_object_is_no_change(make, limit, waits):
     original = object()
     var.set(original)
 
-    async def fn(x: int) -> bool:
+    async def fn(x):
         mine = var.get() is original
         var.set(original)
         if waits:
@@ -116,12 +109,12 @@ async def test_setting_the_same_object_is_no_change(make: Any, limit: Any, waits
 
 
 @EVERYWHERE
-async def test_values_that_change_places_are_a_change(make: Any, limit: Any, waits: bool) -> None:
+async def test_values_that_change_places_are_a_change(make, limit, waits):
     a, b = object(), object()
     var.set(a)
     other.set(b)
 
-    async def fn(x: int) -> bool:
+    async def fn(x):
         mine = var.get() is a and other.get() is b
         var.set(b)
         other.set(a)
@@ -133,11 +126,11 @@ async def test_values_that_change_places_are_a_change(make: Any, limit: Any, wai
 
 
 @EVERYWHERE
-async def test_one_variable_in_the_place_of_another_is_a_change(make: Any, limit: Any, waits: bool) -> None:
+async def test_one_variable_in_the_place_of_another_is_a_change(make, limit, waits):
     """As many variables as before, with the same objects, but not the same variables."""
     shared = object()
 
-    async def fn(x: int) -> list[str]:
+    async def fn(x):
         seen = [v.name for v in (var, other) if v.get(None) is not None]
         token = (var, other)[x % 2].set(shared)
         if x % 5 == 0:
@@ -150,10 +143,10 @@ async def test_one_variable_in_the_place_of_another_is_a_change(make: Any, limit
 
 
 @EVERYWHERE
-async def test_a_variable_that_was_reset_is_as_before(make: Any, limit: Any, waits: bool) -> None:
+async def test_a_variable_that_was_reset_is_as_before(make, limit, waits):
     var.set("the caller's")
 
-    async def fn(x: int) -> tuple[Any, Any, Any]:
+    async def fn(x):
         before = var.get()
         token = var.set(x)
         if waits:
@@ -166,12 +159,12 @@ async def test_a_variable_that_was_reset_is_as_before(make: Any, limit: Any, wai
     assert await fanout.map(fn, make(range(20)), limit=limit_of(limit)) == expected
 
 
-async def test_many_variables_are_looked_at(autojump_clock: Any) -> None:
+async def test_many_variables_are_looked_at(autojump_clock):
     variables = [contextvars.ContextVar[int](f"variable {number}") for number in range(50)]
     for number, variable in enumerate(variables):
         variable.set(number)
 
-    async def fn(x: int) -> bool:
+    async def fn(x):
         clean = [variable.get() for variable in variables] == list(range(50))
         variables[x % 50].set(-1)
         return clean
@@ -180,9 +173,9 @@ async def test_many_variables_are_looked_at(autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["failure", "timeout"])
-@pytest.mark.parametrize("limit", [1, "shared"])
-async def test_a_failed_item_leaves_no_mark_either(limit: Any, how: str, autojump_clock: Any) -> None:
-    async def fn(x: int) -> Any:
+@pytest.mark.parametrize("limit", [1, "shared 2"])
+async def test_a_failed_item_leaves_no_mark_either(limit, how, autojump_clock):
+    async def fn(x):
         before = var.get(None)
         var.set(x)
         if x % 2:
@@ -196,13 +189,13 @@ async def test_a_failed_item_leaves_no_mark_either(limit: Any, how: str, autojum
     assert [hasattr(one, "error") for one in outcomes] == [False, True] * 5
 
 
-async def test_a_variable_is_seen_by_the_tasks_that_the_item_starts() -> None:
+async def test_a_variable_is_seen_by_the_tasks_that_the_item_starts():
     seen = []
 
-    async def child() -> None:
+    async def child():
         seen.append(var.get())
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         var.set(x)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child)
@@ -211,21 +204,21 @@ async def test_a_variable_is_seen_by_the_tasks_that_the_item_starts() -> None:
     assert seen == list(range(5))
 
 
-async def test_a_variable_is_seen_by_a_nested_run() -> None:
-    async def inner(x: int) -> Any:
+async def test_a_variable_is_seen_by_a_nested_run():
+    async def inner(x):
         mine = var.get()
         var.set("inner")
         return mine
 
-    async def outer(x: int) -> Any:
+    async def outer(x):
         var.set(x)
         return await fanout.map(inner, range(3), limit=1)
 
     assert await fanout.map(outer, range(3), limit=1) == [[x] * 3 for x in range(3)]
 
 
-async def test_fan_out_isolates_its_functions_too() -> None:
-    async def fn(x: object) -> Any:
+async def test_fan_out_isolates_its_functions_too():
+    async def fn(x):
         before = var.get(None)
         var.set(object())
         return before
@@ -233,13 +226,13 @@ async def test_fan_out_isolates_its_functions_too() -> None:
     assert await fanout.fan_out([fn] * 10, 1, limit=1) == [None] * 10
 
 
-async def test_a_function_that_sets_a_variable_before_its_coroutine_runs() -> None:
+async def test_a_function_that_sets_a_variable_before_its_coroutine_runs():
     """The call itself belongs to the item as much as the coroutine does."""
 
-    async def get() -> Any:
+    async def get():
         return var.get()
 
-    def fn(x: int) -> Any:
+    def fn(x):
         before = var.get(None)
         var.set((before, x))
         return get()
@@ -247,13 +240,13 @@ async def test_a_function_that_sets_a_variable_before_its_coroutine_runs() -> No
     assert await fanout.map(fn, range(6), limit=2) == [(None, x) for x in range(6)]
 
 
-async def test_items_of_a_generator_are_isolated_too() -> None:
+async def test_items_of_a_generator_are_isolated_too():
     """The workers themselves run it, each in its own context."""
 
-    def source() -> Any:
+    def source():
         yield from range(10)
 
-    async def fn(x: int) -> Any:
+    async def fn(x):
         before = var.get(None)
         var.set(x)
         return before
@@ -261,21 +254,21 @@ async def test_items_of_a_generator_are_isolated_too() -> None:
     assert await fanout.map(fn, source(), limit=2) == [None] * 10
 
 
-async def test_a_change_by_the_caller_during_the_run_is_not_seen(autojump_clock: Any) -> None:
+async def test_a_change_by_the_caller_during_the_run_is_not_seen(autojump_clock):
     """As with `start_soon`: the context is that of the time of the call."""
     var.set("before")
     seen = []
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         await trio.sleep(1)
         seen.append(var.get())
 
-    async def source() -> Any:
+    async def source():
         for x in range(4):
             yield x
             await trio.sleep(2)
 
-    async def run() -> None:
+    async def run():
         await fanout.do(fn, source())
 
     async with trio.open_nursery() as nursery:

@@ -1,7 +1,5 @@
 """`in_executor` on a Dask cluster: a scheduler, and workers that are processes of their own, on loopback."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -12,16 +10,13 @@ import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import nothing_left
+from helpers import PATIENCE, nothing_left
 from trio_fanout import in_executor, in_thread
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `dask`")
 dask = pytest.importorskip("dask")
 
 pytestmark = [pytest.mark.dask, pytest.mark.slow]
-
-PATIENCE = 30
-"""Seconds after which something that was waited for is taken to never come."""
 
 
 def square(x):
@@ -32,7 +27,7 @@ def fail_by_key(item):
     return {item: "found"}[min(item, 2)]
 
 
-def in_disguise(item):
+def returns_coroutine(item):
     return coroutine_function(item)
 
 
@@ -134,12 +129,12 @@ async def test_what_cannot_be_pickled_is_one_items_failure(executor):
     assert [outcomes[0].unwrap(), outcomes[2].unwrap()] == [1, 9]
 
 
-async def test_async_function_in_disguise_is_a_type_error(executor):
+async def test_function_that_returns_a_coroutine_is_a_type_error(executor):
     """And the call ends, where Dask would never get hold of a coroutine."""
     with pytest.raises(
-        TypeError, match="fn of in_executor must be a function that is not async, but in_disguise returned"
+        TypeError, match="fn of in_executor must be a function that is not async, but returns_coroutine returned"
     ):
-        await in_executor(executor, in_disguise)(0)
+        await in_executor(executor, returns_coroutine)(0)
 
 
 async def test_exit_is_one_items_failure_and_the_worker_lives(client, executor):

@@ -1,6 +1,4 @@
-"""`FanOutError`: an exception group that knows whose its members are, whatever is done to it."""
-
-from __future__ import annotations
+"""`FanOutError`: an exception group that knows which items its members belong to, and keeps that true."""
 
 import concurrent.futures
 import copy
@@ -15,15 +13,13 @@ import traceback
 import tracemalloc
 import weakref
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import FrozenError, double, leaves, notes_of
-from trio_fanout import _errors
+from helpers import DO_POLICIES, FrozenError, double, leaves, notes_of, printed
 
 ERRORS = {
     1: ValueError("one"),
@@ -33,15 +29,15 @@ ERRORS = {
 }
 
 
-COPIES: list[Any] = [
+COPIES = [
     *(lambda error, n=n: pickle.loads(pickle.dumps(error, n)) for n in range(2, 6)),
     copy.copy,
     copy.deepcopy,
 ]
 
 
-async def error_of(errors: dict[int, Exception], total: int) -> fanout.FanOutError:
-    async def fn(x: int) -> int:
+async def error_of(errors, total):
+    async def fn(x):
         if x in errors:
             raise errors[x]
         return x * 10
@@ -51,12 +47,12 @@ async def error_of(errors: dict[int, Exception], total: int) -> fanout.FanOutErr
     return excinfo.value
 
 
-def make(errors: dict[int, Exception] = ERRORS, total: int = 7) -> fanout.FanOutError:
+def make(errors=ERRORS, total=7):
     """The error of a run in which just these items failed."""
     return trio.run(error_of, errors, total)
 
 
-def check(error: object, indices: tuple[int, ...], total: int = 7) -> fanout.FanOutError:
+def check(error, indices, total=7):
     """Check that all that the error says is true, and agrees with itself."""
     assert type(error) is fanout.FanOutError
     assert error.indices == indices
@@ -69,7 +65,7 @@ def check(error: object, indices: tuple[int, ...], total: int = 7) -> fanout.Fan
     return error
 
 
-def test_error_has_indices_failures_results_and_total() -> None:
+def test_error_has_indices_failures_results_and_total():
     error = check(make(), (1, 2, 4, 5))
     assert isinstance(error, ExceptionGroup)
     assert isinstance(error, Exception)
@@ -80,17 +76,17 @@ def test_error_has_indices_failures_results_and_total() -> None:
 # The message
 
 
-def test_message_counts_and_names_the_failed_and_has_the_first() -> None:
+def test_message_counts_and_names_the_failed_and_has_the_first():
     error = make({0: ValueError("bad row"), 3: ValueError("other")}, 5)
     assert error.message == "2 of 5 items failed: 0, 3; first: ValueError: bad row"
     assert str(error) == f"{error.message} (2 sub-exceptions)"
 
 
-def test_message_of_a_failure_without_a_text_has_its_type() -> None:
+def test_message_of_a_failure_without_a_text_has_its_type():
     assert make({1: ValueError()}, 2).message == "1 of 2 items failed: 1; first: ValueError"
 
 
-def test_message_stays_short_when_thousands_fail() -> None:
+def test_message_stays_short_when_thousands_fail():
     error = make({x: ValueError(x) for x in range(5000)}, 5000)
     assert error.message == "5000 of 5000 items failed: 0, 1, 2 and 4997 more; first: ValueError: 0"
     assert len(error.indices) == 5000
@@ -99,14 +95,14 @@ def test_message_stays_short_when_thousands_fail() -> None:
 @pytest.mark.parametrize(
     ("failed", "told"), [(9, "0, 1, 2, 3, 4, 5, 6, 7, 8"), (10, "0, 1, 2 and 7 more"), (11, "0, 1, 2 and 8 more")]
 )
-def test_message_names_all_where_they_are_few(failed: int, told: str) -> None:
+def test_message_names_all_where_they_are_few(failed, told):
     assert make({x: ValueError() for x in range(failed)}, 20).message == (
         f"{failed} of 20 items failed: {told}; first: ValueError"
     )
 
 
-def test_message_counts_failures_by_type_the_most_frequent_first() -> None:
-    errors: dict[int, Exception] = dict.fromkeys([7, 19, 23, *range(30, 37)], ValueError("bad row"))
+def test_message_counts_failures_by_type_the_most_frequent_first():
+    errors = dict.fromkeys([7, 19, 23, *range(30, 37)], ValueError("bad row"))
     errors[23] = KeyError("id")
     assert make(errors, 40).message == (
         "10 of 40 items failed (9 ValueError, 1 KeyError): 7, 19, 23 and 7 more; first: ValueError: bad row"
@@ -117,9 +113,9 @@ def test_message_counts_failures_by_type_the_most_frequent_first() -> None:
     )
 
 
-def test_message_counts_types_that_are_as_frequent_by_first_index() -> None:
+def test_message_counts_types_that_are_as_frequent_by_first_index():
     errors = {0: KeyError(), 1: ValueError(), 2: OSError(), 3: OSError(), 4: ValueError()}
-    assert "(2 ValueError, 2 OSError, 1 KeyError)" in make(errors, 5).message  # type: ignore[arg-type]
+    assert "(2 ValueError, 2 OSError, 1 KeyError)" in make(errors, 5).message
 
 
 @pytest.mark.parametrize(
@@ -130,13 +126,13 @@ def test_message_counts_types_that_are_as_frequent_by_first_index() -> None:
         ([1, 1, 1, 2, 9, 2, 4, 9], "(9 E4, 9 E7, 4 E6, 2 E3, 2 E5, 3 of other types)"),
     ],
 )
-def test_message_counts_five_types_and_the_failures_of_all_others(sizes: list[int], told: str) -> None:
+def test_message_counts_five_types_and_the_failures_of_all_others(sizes, told):
     types = [type(f"E{number}", (Exception,), {}) for number in range(len(sizes))]
     errors = [cls() for cls, size in zip(types, sizes, strict=True) for _ in range(size)]
     assert told in make(dict(enumerate(errors)), 50).message
 
 
-def test_message_goes_by_exact_type() -> None:
+def test_message_goes_by_exact_type():
     assert "(1 LookupError, 1 KeyError)" in make({0: LookupError(), 1: KeyError()}, 2).message
 
 
@@ -153,17 +149,17 @@ def test_message_goes_by_exact_type() -> None:
         ("\n", ""),
     ],
 )
-def test_text_of_the_first_is_one_line_cut_at_80_characters(text: str, shown: str) -> None:
+def test_text_of_the_first_is_one_line_cut_at_80_characters(text, shown):
     told = f"ValueError: {shown}" if shown else "ValueError"
     assert make({0: ValueError(text)}, 1).message == f"1 of 1 items failed: 0; first: {told}"
 
 
-def test_huge_texts_are_cut_before_they_are_split() -> None:
+def test_huge_texts_are_cut_before_they_are_split():
     """What is made of 20 MB is never as long: the peak of memory tells."""
     errors = {x: ValueError("one two " * 2_500_000) for x in range(3)}
     tracemalloc.start()
     try:
-        message = make(errors, 3).message  # type: ignore[arg-type]
+        message = make(errors, 3).message
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -176,66 +172,66 @@ class Odd(Exception):
 
 
 class Unprintable(Odd):
-    def __str__(self) -> str:
+    def __str__(self):
         raise RuntimeError
 
     __repr__ = __str__
 
 
 class NoText(Odd):
-    def __str__(self) -> str:
-        return 3  # type: ignore[return-value]  # noqa: PLE0307
+    def __str__(self):
+        return 3  # noqa: PLE0307
 
 
 class Text(str):  # noqa: SLOT000
     """A str that is of no use."""
 
-    def strip(self, *args: Any) -> Any:
+    def strip(self, *args):
         return None
 
     __getitem__ = __len__ = __str__ = split = strip
 
 
 class OddText(Odd):
-    def __str__(self) -> str:
+    def __str__(self):
         return Text("text")
 
 
 class Incomparable(Odd):
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other):
         raise RuntimeError
 
-    __hash__ = __eq__  # type: ignore[assignment]
+    __hash__ = __eq__
 
 
 class EqualToAll(Odd):
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other):
         return True
 
-    def __hash__(self) -> int:
+    def __hash__(self):
         return 0
 
-    def __bool__(self) -> bool:
+    def __bool__(self):
         return False
 
 
 class TakesNoNote(Odd):
-    def add_note(self, note: str) -> None:
+    def add_note(self, note):
         raise RuntimeError
 
 
 class LosesNotes(Odd):
-    def add_note(self, note: str) -> None:
+    def add_note(self, note):
         pass
 
 
 class HasOddNotes(Odd):
-    __notes__ = 3  # type: ignore[assignment]
+    __notes__ = 3
 
 
 class HidesNotes(Odd):
     @property
-    def __notes__(self) -> list[str]:  # type: ignore[override]
+    def __notes__(self):
         raise RuntimeError
 
 
@@ -246,30 +242,27 @@ class Slotted(Odd):
 class Meta(type):
     """Its classes cannot be compared, nor hashed."""
 
-    def __eq__(cls, other: object) -> bool:
+    def __eq__(cls, other):
         raise RuntimeError
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 class OfMeta(Odd, metaclass=Meta):
     pass
 
 
-ODD: list[Any] = [
-    FrozenError, Unprintable, NoText, OddText, Incomparable, EqualToAll, TakesNoNote, LosesNotes, HasOddNotes,
-    HidesNotes, Slotted, OfMeta,
-]  # fmt: skip
+ODD = [FrozenError, *Odd.__subclasses__()]
 
 
-async def raise_odd(x: int, cls: Any) -> None:
+async def raise_odd(x, cls):
     await trio.lowlevel.checkpoint()
     if x != 1:
         raise ValueError("plain") if x == 3 else cls(x)
 
 
 @pytest.mark.parametrize("cls", ODD, ids=lambda cls: cls.__name__)
-async def test_odd_exceptions_break_nothing(cls: Any) -> None:
+async def test_odd_exceptions_break_nothing(cls):
     for _ in range(2):
         error = await failures_of(functools.partial(raise_odd, cls=cls), range(4))
         assert error.indices == (0, 2, 3)
@@ -285,23 +278,23 @@ async def test_odd_exceptions_break_nothing(cls: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", ODD, ids=lambda cls: cls.__name__)
-async def test_odd_exceptions_are_told_of_under_fail_fast(cls: Any) -> None:
+async def test_odd_exceptions_are_told_of_under_fail_fast(cls):
     for _ in range(2):
         with pytest.raises((ValueError, cls)):
             await fanout.map(functools.partial(raise_odd, cls=cls), range(4))
 
 
-def test_message_says_where_a_text_cannot_be_had() -> None:
+def test_message_says_where_a_text_cannot_be_had():
     for cls in (Unprintable, NoText):
         assert make({0: cls()}, 1).message.endswith(f"; first: {cls.__name__}: <exception str() failed>")
     assert make({0: OddText()}, 1).message.endswith("; first: OddText: text")
 
 
-def test_only_the_first_is_asked_for_its_text() -> None:
+def test_only_the_first_is_asked_for_its_text():
     asked = []
 
     class Asked(Exception):
-        def __str__(self) -> str:
+        def __str__(self):
             asked.append(self)
             return "text"
 
@@ -313,23 +306,23 @@ def test_only_the_first_is_asked_for_its_text() -> None:
 # Notes
 
 
-async def failures_of(fn: Any, items: Any) -> fanout.FanOutError:
+async def failures_of(fn, items):
     with pytest.raises(fanout.FanOutError) as excinfo:
         await fanout.map(fn, items, policy=fanout.Collect())
     return excinfo.value
 
 
-def test_each_member_has_a_note_that_names_its_item() -> None:
+def test_each_member_has_a_note_that_names_its_item():
     error = make({1: ValueError(), 4: ExceptionGroup("", [OSError()]), 6: KeyError()}, 7)
     assert [notes_of(exc) for exc in error.exceptions] == [["item 1"], ["item 4"], ["item 6"]]
-    assert "item 4" in "".join(traceback.format_exception(error))
+    assert "item 4" in printed(error)
     match, _ = error.split(OSError)
     assert match is not None
     assert notes_of(match.exceptions[0]) == ["item 4"]
 
 
-async def test_members_have_a_note_in_every_call() -> None:
-    async def fail(*_: Any) -> None:
+async def test_members_have_a_note_in_every_call():
+    async def fail(*_):
         raise ValueError
 
     for policy in (fanout.Collect(), fanout.FirstSuccess()):
@@ -349,24 +342,24 @@ async def test_members_have_a_note_in_every_call() -> None:
     assert notes_of(excinfo.value.failures["book"]) == ["step 'book'"]
 
 
-async def test_a_settled_failure_has_no_note() -> None:
-    async def fail(x: int) -> None:
+async def test_a_settled_failure_has_no_note():
+    async def fail(x):
         raise ValueError
 
     (one,) = await fanout.map(fail, [0], policy=fanout.Settle())
-    assert notes_of(one.error) == []  # type: ignore[union-attr]
+    assert notes_of(one.error) == []
 
 
-async def test_failures_that_are_chained_to_what_a_source_raises_have_their_notes() -> None:
-    def source() -> Any:
+async def test_failures_that_are_chained_to_what_a_source_raises_have_their_notes():
+    def source():
         yield 0
         yield 1
-        raise OSError
+        raise OSError("the source")
 
-    async def fail(x: int) -> None:
+    async def fail(x):
         raise ValueError
 
-    with pytest.raises(OSError) as excinfo:  # noqa: PT011
+    with pytest.raises(OSError, match="the source") as excinfo:
         await fanout.map(fail, source(), limit=1, policy=fanout.Collect())
     error = excinfo.value.__context__
     assert isinstance(error, fanout.FanOutError)
@@ -374,26 +367,26 @@ async def test_failures_that_are_chained_to_what_a_source_raises_have_their_note
     assert error.items == {0: 0, 1: 1}
 
 
-async def test_an_object_that_two_items_raise_has_both_notes() -> None:
+async def test_an_object_that_two_items_raise_has_both_notes():
     shared = ValueError()
     await failures_of(raise_it, [shared, ValueError(), shared])
     assert notes_of(shared) == ["item 0", "item 2"]
 
 
-async def test_an_object_that_many_items_raise_has_ten_notes_and_a_count() -> None:
+async def test_an_object_that_many_items_raise_has_ten_notes_and_a_count():
     shared = ValueError()
     await failures_of(raise_it, [shared] * 1000)
     assert notes_of(shared) == [*(f"item {x}" for x in range(10)), "and 990 more"]
 
 
-@pytest.mark.parametrize("policy", [fanout.Collect(), fanout.FailFast()], ids=["Collect", "FailFast"])
-async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(policy: Any) -> None:
+@DO_POLICIES
+async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(policy):
     """It has those of the last run, beside what others wrote."""
     shared = ValueError()
     shared.add_note("by hand")
     for index in range(200):
 
-        async def fn(x: int, index: int = index) -> None:
+        async def fn(x, index=index):
             if x == index:
                 raise shared
 
@@ -402,9 +395,9 @@ async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(
         assert notes_of(shared) == ["by hand", f"item {index}"]
 
 
-@pytest.mark.parametrize("policy", [fanout.Collect(), fanout.FailFast()], ids=["Collect", "FailFast"])
-async def test_what_comes_through_nested_runs_has_a_note_of_each(policy: Any) -> None:
-    async def nested(depth: int) -> None:
+@DO_POLICIES
+async def test_what_comes_through_nested_runs_has_a_note_of_each(policy):
+    async def nested(depth):
         if not depth:
             raise ValueError
         await fanout.map(nested, [depth - 1])
@@ -415,14 +408,14 @@ async def test_what_comes_through_nested_runs_has_a_note_of_each(policy: Any) ->
     assert notes_of(exc) == ["item 0"] * 4
 
 
-async def test_an_object_that_a_thousand_runs_raise_at_once_has_a_hundred_notes() -> None:
-    shared = ValueError()
+async def test_an_object_that_a_thousand_runs_raise_at_once_has_a_hundred_notes():
+    shared = ValueError("shared")
 
-    async def inner(x: int) -> None:
-        with pytest.raises(ValueError):  # noqa: PT011
+    async def inner(x):
+        with pytest.raises(ValueError, match="shared"):
             await fanout.map(wait_and_raise, [0])
 
-    async def wait_and_raise(x: int) -> None:
+    async def wait_and_raise(x):
         await wait_all_tasks_blocked()
         raise shared
 
@@ -430,7 +423,7 @@ async def test_an_object_that_a_thousand_runs_raise_at_once_has_a_hundred_notes(
     assert len(notes_of(shared)) == 100
 
 
-def test_notes_are_plain_text_once_pickled_or_copied() -> None:
+def test_notes_are_plain_text_once_pickled_or_copied():
     error = make({1: ValueError()}, 2)
     for exc in (pickle.loads(pickle.dumps(error)).exceptions[0], copy.deepcopy(error).exceptions[0]):
         assert [(note, type(note)) for note in notes_of(exc)] == [("item 1", str)]
@@ -439,13 +432,13 @@ def test_notes_are_plain_text_once_pickled_or_copied() -> None:
 class Nameless:
     """The name of a step that cannot be shown."""
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         raise RuntimeError
 
     __str__ = __repr__
 
 
-def test_texts_take_names_that_cannot_be_shown() -> None:
+def test_texts_take_names_that_cannot_be_shown():
     error = fanout.FanOutError({Nameless(): ValueError(), "x" * 100: ValueError()}, {}, 2)
     assert error.message == f"2 of 2 items failed: <Nameless repr() failed>, '{'x' * 78}…; first: ValueError"
     assert str(fanout.DependencyFailed(Nameless(), "a")) == (
@@ -454,20 +447,20 @@ def test_texts_take_names_that_cannot_be_shown() -> None:
     assert str(fanout.Unfinished(Nameless(), started=False)) == "item <Nameless repr() failed> was not started in time"
 
 
-async def test_unfinished_steps_are_called_steps(autojump_clock: MockClock) -> None:
-    steps: dict[Any, Any] = {"plan": fanout.Step(trio.sleep_forever), 2: fanout.Step(double, ["plan"])}
+async def test_unfinished_steps_are_called_steps(autojump_clock):
+    steps = {"plan": fanout.Step(trio.sleep_forever), 2: fanout.Step(double, ["plan"])}
     outcomes = await fanout.run_graph(steps, policy=fanout.Settle(move_on_after=1))
     told = ["step 'plan' was started but not finished in time", "step 2 was not started in time"]
-    errors = [one.error for one in outcomes.values()]  # type: ignore[union-attr]
+    errors = [one.error for one in outcomes.values()]
     assert list(map(str, errors)) == told
     for duplicate in COPIES:
         assert list(map(str, duplicate(errors))) == told
     (one,) = await fanout.map(trio.sleep, [9], policy=fanout.Settle(move_on_after=1))
-    assert str(one.error) == "item 0 was started but not finished in time"  # type: ignore[union-attr]
+    assert str(one.error) == "item 0 was started but not finished in time"
     assert str(fanout.DependencyFailed("plan", "book")) == "step 'plan' was not run, because 'book' failed"
 
 
-def test_an_error_without_failures_cannot_be_made() -> None:
+def test_an_error_without_failures_cannot_be_made():
     with pytest.raises(ValueError, match="non-empty"):
         fanout.FanOutError({}, {}, 3)
 
@@ -475,12 +468,12 @@ def test_an_error_without_failures_cannot_be_made() -> None:
 # items
 
 
-async def raise_it(exc: Exception) -> None:
+async def raise_it(exc):
     raise exc
 
 
-async def test_items_are_those_that_failed_also_from_a_generator() -> None:
-    async def fn(word: str) -> str:
+async def test_items_are_those_that_failed_also_from_a_generator():
+    async def fn(word):
         if word in "bd":
             raise ValueError
         return word
@@ -491,7 +484,7 @@ async def test_items_are_those_that_failed_also_from_a_generator() -> None:
     assert [str(exc) for exc in (await failures_of(fn, error.items.values())).items.values()] == ["b", "d"]
 
 
-async def test_do_and_fan_out_and_stream_give_back_items_too(autojump_clock: MockClock) -> None:
+async def test_do_and_fan_out_and_stream_give_back_items_too(autojump_clock):
     error = ValueError()
     with pytest.raises(fanout.FanOutError) as excinfo:
         await fanout.do(raise_it, [error], policy=fanout.Collect())
@@ -506,24 +499,24 @@ async def test_do_and_fan_out_and_stream_give_back_items_too(autojump_clock: Moc
     assert excinfo.value.items == {0: error}
 
 
-async def test_items_are_empty_for_groups_and_graphs() -> None:
+async def test_items_are_empty_for_groups_and_graphs():
     with pytest.raises(fanout.FanOutError) as excinfo:
         async with fanout.open_group(policy=fanout.Collect()) as group:
             group.start_soon(raise_it, ValueError())
     assert excinfo.value.items == {}
     with pytest.raises(fanout.FanOutError) as excinfo:
-        await fanout.run_graph({"plan": fanout.Step(double)}, policy=fanout.Collect())  # type: ignore[arg-type]
+        await fanout.run_graph({"plan": fanout.Step(double)}, policy=fanout.Collect())
     assert excinfo.value.items == {}
 
 
-async def test_only_failed_items_are_kept_and_only_by_the_error() -> None:
+async def test_only_failed_items_are_kept_and_only_by_the_error():
     class Item:
-        def __init__(self, number: int) -> None:
+        def __init__(self, number):
             self.number = number
 
-    seen: list[weakref.ref[Item]] = []
+    seen = []
 
-    async def fn(item: Item) -> None:
+    async def fn(item):
         seen.append(weakref.ref(item))
         await trio.lowlevel.checkpoint()
         if item.number % 2:
@@ -538,8 +531,8 @@ async def test_only_failed_items_are_kept_and_only_by_the_error() -> None:
     assert [item() for item in seen] == [None] * 10
 
 
-async def test_an_item_that_cannot_be_pickled_gives_the_error_that_it_gives() -> None:
-    async def fn(item: Any) -> None:
+async def test_an_item_that_cannot_be_pickled_gives_the_error_that_it_gives():
+    async def fn(item):
         raise ValueError
 
     error = await failures_of(fn, [threading.Lock()])
@@ -550,7 +543,7 @@ async def test_an_item_that_cannot_be_pickled_gives_the_error_that_it_gives() ->
 # kinds
 
 
-def test_kinds_are_a_partition_by_type_the_largest_first() -> None:
+def test_kinds_are_a_partition_by_type_the_largest_first():
     error = make()
     kinds = error.kinds()
     assert isinstance(kinds, tuple)
@@ -564,14 +557,14 @@ def test_kinds_are_a_partition_by_type_the_largest_first() -> None:
     assert kinds[2].exceptions[0] is ERRORS[4]
 
 
-def test_kinds_of_a_kind_are_itself_again() -> None:
+def test_kinds_of_a_kind_are_itself_again():
     (one, *_) = make().kinds()
     (same_one,) = one.kinds()
     same(one, same_one)
     assert same_one.items == one.items
 
 
-async def fails_here(x: int) -> None:
+async def fails_here(x):
     if x % 3 == 0:
         raise ValueError(x)
     if x % 3 == 1:
@@ -579,29 +572,29 @@ async def fails_here(x: int) -> None:
     deeper(x)
 
 
-def deeper(x: int) -> None:
+def deeper(x):
     raise ValueError(x) if x < 12 else LookupError(x)
 
 
-async def test_kinds_tell_places_apart() -> None:
+async def test_kinds_tell_places_apart():
     kinds = (await failures_of(fails_here, range(15))).kinds()
     assert [kind.indices for kind in kinds] == [(0, 3, 6, 9, 12), (1, 4, 7, 10, 13), (2, 5, 8, 11), (14,)]
 
 
-async def test_kinds_go_by_exact_type() -> None:
-    async def fn(x: int) -> None:
+async def test_kinds_go_by_exact_type():
+    async def fn(x):
         raise (KeyError, LookupError, KeyError)[x]
 
     assert [kind.indices for kind in (await failures_of(fn, range(3))).kinds()] == [(0, 2), (1,)]
 
 
-async def test_kinds_go_by_the_innermost_frame_that_belongs_to_no_library() -> None:
+async def test_kinds_go_by_the_innermost_frame_that_belongs_to_no_library():
     """However the library comes to fail, and wherever in the program the call that leads there came from."""
 
-    def parse(text: str) -> None:
+    def parse(text):
         json.loads(text)
 
-    async def fn(text: str) -> None:
+    async def fn(text):
         if text == "{":
             parse(text)
         else:
@@ -612,7 +605,7 @@ async def test_kinds_go_by_the_innermost_frame_that_belongs_to_no_library() -> N
     assert [kind.indices for kind in error.kinds()] == [(0, 1, 2)]
 
 
-def code_in(filename: str | Path, text: str, name: str, **names: Any) -> Any:
+def code_in(filename, text, name, **names):
     """A function whose file is said to be another."""
     exec(compile(text, str(filename), "exec"), names)
     return names[name]
@@ -643,32 +636,32 @@ async def fail_async(x):
         ("<string>", 2),
     ],
 )
-async def test_what_counts_as_a_library(filename: str | Path, kinds: int) -> None:
+async def test_what_counts_as_a_library(filename, kinds):
     fail = code_in(filename, LIBRARY, "fail")
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         fail(x)
 
     assert len((await failures_of(fn, range(2))).kinds()) == kinds
 
 
-async def test_where_all_is_in_libraries_the_innermost_frame_counts() -> None:
+async def test_where_all_is_in_libraries_the_innermost_frame_counts():
     fail = code_in(Path(sysconfig.get_path("purelib"), "lib.py"), LIBRARY, "fail_async")
     assert [kind.indices for kind in (await failures_of(fail, [0, 1, 1])).kinds()] == [(1, 2), (0,)]
 
 
-def test_kinds_go_by_type_where_there_is_no_traceback() -> None:
+def test_kinds_go_by_type_where_there_is_no_traceback():
     error = fanout.FanOutError(dict(enumerate([KeyError(), ValueError(), KeyError(1)])), {}, 3)
     assert [kind.indices for kind in error.kinds()] == [(0, 2), (1,)]
 
 
-async def test_kinds_of_an_unpickled_error() -> None:
+async def test_kinds_of_an_unpickled_error():
     error = pickle.loads(pickle.dumps(await failures_of(fails_here, range(15))))
     assert [len(kind.indices) for kind in error.kinds()] == [14, 1]
 
 
-async def test_a_group_is_one_failure_of_its_own_type_and_place() -> None:
-    async def fn(x: int) -> None:
+async def test_a_group_is_one_failure_of_its_own_type_and_place():
+    async def fn(x):
         if x == 3:
             raise ExceptionGroup("here", [ValueError()])
         raise ExceptionGroup("there", [OSError() if x else KeyError()])
@@ -676,11 +669,11 @@ async def test_a_group_is_one_failure_of_its_own_type_and_place() -> None:
     assert [kind.indices for kind in (await failures_of(fn, range(4))).kinds()] == [(0, 1, 2), (3,)]
 
 
-async def test_a_failed_dependency_goes_by_type() -> None:
-    async def fail() -> None:
+async def test_a_failed_dependency_goes_by_type():
+    async def fail():
         raise ValueError
 
-    steps: dict[str, Any] = {"a": fanout.Step(fail), "b": fanout.Step(fail, ["a"]), "c": fanout.Step(fail, ["b"])}
+    steps = {"a": fanout.Step(fail), "b": fanout.Step(fail, ["a"]), "c": fanout.Step(fail, ["b"])}
     with pytest.raises(fanout.FanOutError) as excinfo:
         await fanout.run_graph(steps, policy=fanout.Collect())
     for raised in (False, True):
@@ -690,7 +683,7 @@ async def test_a_failed_dependency_goes_by_type() -> None:
         assert [kind.indices for kind in excinfo.value.kinds()] == [("b", "c"), ("a",)]
 
 
-async def test_remote_failures_of_one_type_are_one_kind() -> None:
+async def test_remote_failures_of_one_type_are_one_kind():
     """What a process pool raises has its traceback as text."""
     pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
     with pool:
@@ -698,7 +691,7 @@ async def test_remote_failures_of_one_type_are_one_kind() -> None:
     assert [kind.indices for kind in error.kinds()] == [(0, 1, 2, 3), (4,)]
 
 
-def fail_in_two_places(x: int) -> None:
+def fail_in_two_places(x):
     if x == 4:
         raise KeyError(x)
     if x % 2:
@@ -706,7 +699,7 @@ def fail_in_two_places(x: int) -> None:
     raise ValueError(x)
 
 
-def test_kinds_keep_what_a_split_keeps() -> None:
+def test_kinds_keep_what_a_split_keeps():
     error = make()
     for suppress in (False, True):
         error.__context__ = context = KeyError("context")
@@ -724,8 +717,8 @@ def test_kinds_keep_what_a_split_keeps() -> None:
     assert notes_of(error) == ["a note"]
 
 
-async def test_a_rare_kind_among_ten_thousand_is_found() -> None:
-    async def fn(x: int) -> None:
+async def test_a_rare_kind_among_ten_thousand_is_found():
+    async def fn(x):
         if x == 7777:
             raise KeyError(x)
         raise ValueError(x)
@@ -735,8 +728,8 @@ async def test_a_rare_kind_among_ten_thousand_is_found() -> None:
     assert rare.message == "1 of 10000 items failed: 7777; first: KeyError: 7777"
 
 
-def test_traceback_prints_each_failure() -> None:
-    text = "".join(traceback.format_exception(make()))
+def test_traceback_prints_each_failure():
+    text = printed(make())
     assert all(message in text for message in ("one", "two", "four a", "four b", "four c", "five"))
 
 
@@ -744,7 +737,7 @@ def test_traceback_prints_each_failure() -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, (ValueError, OSError), lambda exc: isinstance(exc, ValueError)])
-def test_split_gives_each_half_its_own_indices(kind: Any) -> None:
+def test_split_gives_each_half_its_own_indices(kind):
     match, rest = make().split(kind)
     check(match, (1, 4, 5))
     check(rest, (2, 4))
@@ -755,7 +748,7 @@ def test_split_gives_each_half_its_own_indices(kind: Any) -> None:
     assert rest.exceptions[0] is ERRORS[2]
 
 
-def test_split_keeps_a_partial_nested_group_with_its_index() -> None:
+def test_split_keeps_a_partial_nested_group_with_its_index():
     match, rest = make().split(OSError)
     part = check(match, (4,)).failures[4]
     assert isinstance(part, ExceptionGroup)
@@ -766,7 +759,7 @@ def test_split_keeps_a_partial_nested_group_with_its_index() -> None:
     assert [type(exc) for exc in left.exceptions] == [ValueError, KeyError]
 
 
-def test_split_of_a_split_keeps_its_data() -> None:
+def test_split_of_a_split_keeps_its_data():
     match, _ = make().split(ValueError)
     assert match is not None
     _, rest = match.split(lambda exc: exc.args == ("one",))
@@ -778,7 +771,7 @@ def test_split_of_a_split_keeps_its_data() -> None:
     check(outer, (1, 4, 5))
 
 
-def test_split_of_all_or_nothing() -> None:
+def test_split_of_all_or_nothing():
     error = make()
     match, rest = error.split(Exception)
     assert match is error
@@ -788,19 +781,19 @@ def test_split_of_all_or_nothing() -> None:
     check(rest, (1, 2, 4, 5))
 
 
-def test_subgroup_keeps_the_data() -> None:
+def test_subgroup_keeps_the_data():
     check(make().subgroup(KeyError), (2, 4))
     assert make().subgroup(ZeroDivisionError) is None
 
 
-def test_split_of_equal_exceptions_goes_by_identity() -> None:
+def test_split_of_equal_exceptions_goes_by_identity():
     """A member never gets its neighbour's index, however alike the two are."""
 
     class Same(Exception):
-        def __eq__(self, other: object) -> bool:
+        def __eq__(self, other):
             return isinstance(other, Same)
 
-        __hash__ = None  # type: ignore[assignment]
+        __hash__ = None
 
     wanted = Same("wanted")
     error = make({1: Same("x"), 2: wanted, 4: Same("y"), 5: Same("z")})
@@ -809,7 +802,7 @@ def test_split_of_equal_exceptions_goes_by_identity() -> None:
     check(rest, (1, 4, 5))
 
 
-def test_the_same_exception_object_keeps_both_its_indices() -> None:
+def test_the_same_exception_object_keeps_both_its_indices():
     twice = ValueError("twice")
     error = make({1: twice, 2: KeyError(), 4: twice, 5: KeyError()})
     check(error, (1, 2, 4, 5))
@@ -818,7 +811,7 @@ def test_the_same_exception_object_keeps_both_its_indices() -> None:
     check(rest, (2, 5))
 
 
-def test_groups_that_share_their_leaves_keep_their_own_indices() -> None:
+def test_groups_that_share_their_leaves_keep_their_own_indices():
     leaf = ValueError("leaf")
     groups = [ExceptionGroup(f"group {x}", [leaf, KeyError(x)]) for x in range(4)]
     error = make(dict(zip([1, 2, 4, 5], groups, strict=True)))
@@ -826,10 +819,10 @@ def test_groups_that_share_their_leaves_keep_their_own_indices() -> None:
     check(match, (1, 2, 4, 5))
     check(rest, (1, 2, 4, 5))
     assert rest is not None
-    assert [part.exceptions[0].args for part in rest.exceptions] == [(0,), (1,), (2,), (3,)]  # type: ignore[attr-defined]
+    assert [part.exceptions[0].args for part in rest.exceptions] == [(0,), (1,), (2,), (3,)]
 
 
-def test_a_shared_leaf_does_not_move_a_group_to_its_neighbours_index() -> None:
+def test_a_shared_leaf_does_not_move_a_group_to_its_neighbours_index():
     """Both groups hold one leaf; only the second keeps a member after the split by another leaf."""
     leaf, other = ValueError("leaf"), OSError("other")
     error = make({1: ExceptionGroup("a", [leaf, KeyError()]), 2: leaf, 4: ExceptionGroup("b", [leaf, other]), 5: other})
@@ -839,15 +832,15 @@ def test_a_shared_leaf_does_not_move_a_group_to_its_neighbours_index() -> None:
 
 
 @pytest.mark.parametrize("unpickled", [False, True])
-async def test_groups_that_look_alike_keep_their_own_indices(unpickled: bool) -> None:
+async def test_groups_that_look_alike_keep_their_own_indices(unpickled):
     """Also where a match takes a group whole, and parts of others hold the same exceptions."""
     leaf, other = ValueError("leaf"), KeyError("other")
     groups = [ExceptionGroup("a", [leaf]), ExceptionGroup("b", [leaf, other])]
     error = await failures_of(raise_it, groups)
     if unpickled:
         error = pickle.loads(pickle.dumps(error))
-        groups = list(error.exceptions)  # type: ignore[arg-type]
-        other = groups[1].exceptions[1]  # type: ignore[assignment]
+        groups = list(error.exceptions)
+        other = groups[1].exceptions[1]
     match, rest = error.split(lambda exc: exc is groups[0] or exc is other)
     assert match is not None
     assert rest is not None
@@ -858,11 +851,11 @@ async def test_groups_that_look_alike_keep_their_own_indices(unpickled: bool) ->
 class Wrapping(ExceptionGroup[Exception]):
     """A group whose parts are made in a way of their own."""
 
-    def derive(self, excs: Any) -> Any:
+    def derive(self, excs):
         return Wrapping("wrapping", [OSError("what happened"), ExceptionGroup("in", excs)])
 
 
-async def test_a_part_that_its_group_made_otherwise_keeps_its_index() -> None:
+async def test_a_part_that_its_group_made_otherwise_keeps_its_index():
     error = await failures_of(raise_it, [KeyError(), Wrapping("whole", [ValueError(), KeyError()])])
     match, rest = error.split(ValueError)
     assert match is not None
@@ -878,45 +871,47 @@ GROUPS = {
 }
 
 
+class LookedAt(ExceptionGroup):
+    """A group that counts how often the package asks where it, or a part of it, came from."""
+
+    looks = 0
+
+    @property
+    def __traceback__(self):
+        LookedAt.looks += 1
+        return super().__traceback__
+
+    def derive(self, excs):
+        return LookedAt(self.message, excs)
+
+
 @pytest.mark.parametrize("members", GROUPS.values(), ids=GROUPS)
 @pytest.mark.parametrize("unpickled", [False, True])
-async def test_split_is_linear_where_members_are_groups(
-    members: Any,
-    unpickled: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    error = await failures_of(raise_it, [ExceptionGroup("group", members(x)) for x in range(1000)])
+async def test_split_is_linear_where_members_are_groups(members, unpickled):
+    error = await failures_of(raise_it, [LookedAt("group", members(x)) for x in range(1000)])
     if unpickled:
         error = pickle.loads(pickle.dumps(error))
-    looks = 0
-    plain = _errors._is_part
-
-    def is_part(part: BaseException, whole: BaseException) -> bool:
-        nonlocal looks
-        looks += 1
-        return plain(part, whole)
-
-    monkeypatch.setattr(_errors, "_is_part", is_part)
+    LookedAt.looks = 0
     for kind in (ValueError, KeyError):
         match, rest = error.split(kind)
         assert match is not None
         assert rest is not None
         assert list(match.indices) == [x for x in range(1000) if kind in map(type, error.failures[x].exceptions)]
         assert rest.indices == error.indices
-    assert looks <= 10_000
+    assert LookedAt.looks <= 15_000
 
 
-def test_an_error_within_a_group_is_split_with_its_data() -> None:
+def test_an_error_within_a_group_is_split_with_its_data():
     outer = ExceptionGroup("outer", [OSError(), make(), ExceptionGroup("inner", [make()])])
     match, rest = outer.split(ValueError)
     assert match is not None
     assert rest is not None
     check(match.exceptions[0], (1, 4, 5))
-    check(match.exceptions[1].exceptions[0], (1, 4, 5))  # type: ignore[attr-defined]
+    check(match.exceptions[1].exceptions[0], (1, 4, 5))
     check(rest.exceptions[1], (2, 4))
 
 
-def test_an_error_as_a_failure_of_another_run_is_split_with_its_data() -> None:
+def test_an_error_as_a_failure_of_another_run_is_split_with_its_data():
     inner = make()
     error = make({1: inner, 2: ValueError(), 4: KeyError(), 5: make()})
     match, rest = error.split(ValueError)
@@ -927,7 +922,7 @@ def test_an_error_as_a_failure_of_another_run_is_split_with_its_data() -> None:
 # except*
 
 
-def test_except_star_catches_the_part_it_names() -> None:
+def test_except_star_catches_the_part_it_names():
     seen = []
     try:
         raise make()
@@ -938,7 +933,7 @@ def test_except_star_catches_the_part_it_names() -> None:
     assert len(seen) == 2
 
 
-def test_except_star_lets_the_rest_through_with_its_data() -> None:
+def test_except_star_lets_the_rest_through_with_its_data():
     with pytest.raises(fanout.FanOutError) as excinfo:
         try:
             raise make()
@@ -947,7 +942,7 @@ def test_except_star_lets_the_rest_through_with_its_data() -> None:
     check(excinfo.value, (2, 4))
 
 
-def test_except_star_that_raises_again_keeps_the_data() -> None:
+def test_except_star_that_raises_again_keeps_the_data():
     with pytest.raises(fanout.FanOutError) as excinfo:
         try:
             raise make()
@@ -956,7 +951,7 @@ def test_except_star_that_raises_again_keeps_the_data() -> None:
     check(excinfo.value, (1, 2, 4, 5))
 
 
-async def test_except_star_around_a_call() -> None:
+async def test_except_star_around_a_call():
     with pytest.raises(fanout.FanOutError) as excinfo:
         try:
             await error_of_call()
@@ -966,25 +961,25 @@ async def test_except_star_around_a_call() -> None:
     check(excinfo.value, (1, 4, 5))
 
 
-async def error_of_call() -> None:
+async def error_of_call():
     raise await error_of(ERRORS, 7)
 
 
 # derive
 
 
-def test_derive_with_members_keeps_their_indices() -> None:
+def test_derive_with_members_keeps_their_indices():
     error = make()
     check(error.derive([ERRORS[1], ERRORS[4]]), (1, 4))
 
 
-def test_derive_puts_members_in_ascending_order() -> None:
+def test_derive_puts_members_in_ascending_order():
     derived = check(make().derive([ERRORS[5], ERRORS[1]]), (1, 5))
     assert derived.exceptions == (ERRORS[1], ERRORS[5])
 
 
 @pytest.mark.parametrize("others", [[ValueError("one")], [OSError(), KeyError()]])
-def test_derive_with_what_are_no_members_is_a_plain_group(others: list[Exception]) -> None:
+def test_derive_with_what_are_no_members_is_a_plain_group(others):
     error = make()
     for excs in (others, [ERRORS[1], *others], [*others, ERRORS[4]]):
         plain = error.derive(excs)
@@ -993,12 +988,12 @@ def test_derive_with_what_are_no_members_is_a_plain_group(others: list[Exception
         assert plain.message == error.message
 
 
-def test_derive_with_a_base_exception_is_a_plain_group_of_those() -> None:
+def test_derive_with_a_base_exception_is_a_plain_group_of_those():
     plain = make().derive([ERRORS[1], KeyboardInterrupt()])
     assert type(plain) is BaseExceptionGroup
 
 
-async def test_derive_finds_parts_in_any_order_and_each_place_once() -> None:
+async def test_derive_finds_parts_in_any_order_and_each_place_once():
     groups = [ExceptionGroup("group", [ValueError(x), KeyError(x)]) for x in range(3)]
     error = await failures_of(raise_it, groups)
     match, rest = error.split(ValueError)
@@ -1010,11 +1005,11 @@ async def test_derive_finds_parts_in_any_order_and_each_place_once() -> None:
         assert type(error.derive(excs)) is ExceptionGroup
 
 
-def test_derive_with_a_member_too_often_is_a_plain_group() -> None:
+def test_derive_with_a_member_too_often_is_a_plain_group():
     assert type(make().derive([ERRORS[1], ERRORS[1]])) is ExceptionGroup
 
 
-def test_derive_with_a_group_that_only_shares_some_leaves_is_a_plain_group() -> None:
+def test_derive_with_a_group_that_only_shares_some_leaves_is_a_plain_group():
     """It is no part of a member: it holds something that the member does not."""
     four = ERRORS[4]
     assert isinstance(four, ExceptionGroup)
@@ -1025,7 +1020,7 @@ def test_derive_with_a_group_that_only_shares_some_leaves_is_a_plain_group() -> 
 # pickle, copy
 
 
-def same(a: fanout.FanOutError, b: fanout.FanOutError) -> None:
+def same(a, b):
     assert type(a) is type(b)
     assert a.message == b.message
     assert a.indices == b.indices
@@ -1038,7 +1033,7 @@ def same(a: fanout.FanOutError, b: fanout.FanOutError) -> None:
 
 
 @pytest.mark.parametrize("duplicate", COPIES)
-def test_error_can_be_pickled_and_copied(duplicate: Any) -> None:
+def test_error_can_be_pickled_and_copied(duplicate):
     error = make()
     error.add_note("a note")
     again = duplicate(error)
@@ -1053,20 +1048,20 @@ def test_error_can_be_pickled_and_copied(duplicate: Any) -> None:
     same(half, duplicate(half))
 
 
-def test_copy_shares_its_members_and_deepcopy_does_not() -> None:
+def test_copy_shares_its_members_and_deepcopy_does_not():
     error = make()
     assert copy.copy(error).exceptions[0] is error.exceptions[0]
     assert copy.deepcopy(error).exceptions[0] is not error.exceptions[0]
 
 
-def test_the_same_exception_object_survives_pickling() -> None:
+def test_the_same_exception_object_survives_pickling():
     twice = ValueError("twice")
     again = pickle.loads(pickle.dumps(make({1: twice, 2: twice, 4: KeyError(), 5: KeyError()})))
     assert again.exceptions[0] is again.exceptions[1]
     check(again.subgroup(ValueError), (1, 2))
 
 
-def test_split_keeps_cause_context_notes_and_traceback() -> None:
+def test_split_keeps_cause_context_notes_and_traceback():
     error = make()
     error.__cause__ = cause = OSError("cause")
     error.add_note("a note")
@@ -1077,21 +1072,21 @@ def test_split_keeps_cause_context_notes_and_traceback() -> None:
     assert match.__traceback__ is error.__traceback__
 
 
-def in_child(error: fanout.FanOutError) -> fanout.FanOutError:
+def in_child(error):
     """Raise, in another process, the half that the parent expects."""
     half = error.subgroup(ValueError)
     assert isinstance(half, fanout.FanOutError)
     raise half
 
 
-def settle_in_child() -> Any:
-    async def main() -> Any:
+def settle_in_child():
+    async def main():
         return await fanout.map(trio.sleep, [9, 0], limit=1, policy=fanout.Settle(move_on_after=0.05))
 
     return trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
-def test_errors_cross_a_process_boundary() -> None:
+def test_errors_cross_a_process_boundary():
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         future = pool.submit(in_child, make())
@@ -1105,26 +1100,26 @@ def test_errors_cross_a_process_boundary() -> None:
 # What a run makes
 
 
-def test_members_are_the_very_exceptions_that_items_raised() -> None:
+def test_members_are_the_very_exceptions_that_items_raised():
     frozen = FrozenError(3)
     error = make({2: frozen}, 3)
     assert error.exceptions[0] is frozen
 
 
-def test_members_have_the_traceback_of_their_item() -> None:
+def test_members_have_the_traceback_of_their_item():
     error = make({1: ValueError()}, 2)
     names = [frame.name for frame in traceback.extract_tb(error.exceptions[0].__traceback__)]
     assert names[0] == "fn"
 
 
-async def test_results_and_failures_are_not_the_callers_to_share() -> None:
+async def test_results_and_failures_are_not_the_callers_to_share():
     """Two errors of the same run do not exist; those of two runs share nothing."""
     first, second = await error_of(ERRORS, 7), await error_of(ERRORS, 7)
     assert first.results is not second.results
     assert first.failures is not second.failures
 
 
-async def test_error_has_no_context_of_the_machinery() -> None:
+async def test_error_has_no_context_of_the_machinery():
     error = await error_of({0: ValueError()}, 1)
     assert error.__cause__ is None
     assert error.__context__ is None

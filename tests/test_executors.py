@@ -1,9 +1,8 @@
 """`in_executor`: functions in executors of `concurrent.futures`."""
 
-from __future__ import annotations
-
 import contextvars
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -16,24 +15,21 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import no_cycles, nothing_left
-from trio_fanout import _executors, in_executor, in_thread
+from helpers import PATIENCE, no_cycles, nothing_left
+from trio_fanout import in_executor, in_thread
 
-PATIENCE = 30
-"""Seconds until a thread that waits for another gives up: long enough to never be reached by a test that passes."""
-
-tint: contextvars.ContextVar[str] = contextvars.ContextVar("tint", default="none")
+tint = contextvars.ContextVar("tint", default="none")
 
 
 class ByHand(Executor):
     """An executor that does nothing by itself: the test finishes its futures."""
 
-    def __init__(self) -> None:
-        self.futures: list[Future] = []
-        self.calls: list[tuple] = []
+    def __init__(self):
+        self.futures = []
+        self.calls = []
         self.changed = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
 
@@ -44,7 +40,7 @@ class ByHand(Executor):
         self._token.run_sync_soon(self._tell)
         return future
 
-    def new_future(self) -> Future:
+    def new_future(self):
         return Future()
 
     def _tell(self):
@@ -60,7 +56,7 @@ class ByHand(Executor):
 class SlowFuture(Future):
     """One whose `cancel` blocks until it is told to go on."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.cancelling = threading.Event()
         self.go_on = threading.Event()
@@ -73,7 +69,7 @@ class SlowFuture(Future):
 class SlowToSubmit(ByHand):
     """One whose `submit` blocks until it is told to go on."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.submitting = threading.Event()
         self.go_on = threading.Event()
@@ -114,7 +110,7 @@ def leave_several(_):
     raise BaseExceptionGroup("several", [SystemExit(2), ValueError()])
 
 
-def async_in_disguise(_):
+def returns_coroutine(_):
     return coroutine_function()
 
 
@@ -234,7 +230,7 @@ async def test_broken_process_pool_is_a_failure():
             await in_executor(pool, square)(3)
 
 
-async def test_cancelled_by_somebody_else_is_a_failure():
+async def test_cancelled_by_others_is_a_failure():
     pool = ByHand()
 
     async def cancel():
@@ -251,15 +247,15 @@ async def test_cancelled_by_somebody_else_is_a_failure():
 
 
 @pytest.mark.parametrize("abandon_on_cancel", [False, True])
-async def test_async_function_in_disguise_is_a_type_error(threads, abandon_on_cancel):
+async def test_function_that_returns_a_coroutine_is_a_type_error(threads, abandon_on_cancel):
     """And no warning that a coroutine was never awaited."""
     for fn, returned in ((lambda _: coroutine_function(), "a coroutine"), (awaitable, "an Awaitable")):
         with pytest.raises(TypeError, match=f"fn of in_executor must be .* not async, but .* returned {returned}"):
             await fanout.map(in_executor(threads, fn, abandon_on_cancel=abandon_on_cancel), [1])
 
 
-async def test_async_function_in_disguise_is_a_type_error_across_processes(processes, capfd):
-    for fn in (async_in_disguise, functools.partial(async_in_disguise), awaitable):
+async def test_function_that_returns_a_coroutine_is_a_type_error_across_processes(processes, capfd):
+    for fn in (returns_coroutine, functools.partial(returns_coroutine), awaitable):
         with pytest.raises(TypeError, match="must be a function that is not async") as caught:
             await in_executor(processes, fn)(1)
         assert fanout.in_executor(processes, fn).__name__ in str(caught.value)
@@ -276,7 +272,7 @@ async def test_async_function_in_disguise_is_a_type_error_across_processes(proce
     ],
 )
 @pytest.mark.parametrize("where", ["threads", "processes"])
-async def test_what_is_no_exception_is_one_items_failure(request, where, fn, arg, told):
+async def test_a_base_exception_is_one_items_failure(request, where, fn, arg, told):
     """`sys.exit()` in an executor does not end the caller's program."""
     work = in_executor(request.getfixturevalue(where), fn)
     with pytest.raises(RuntimeError, match=told) as caught:
@@ -288,7 +284,7 @@ async def test_what_is_no_exception_is_one_items_failure(request, where, fn, arg
 
 
 @pytest.mark.parametrize("exc", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-async def test_what_is_no_exception_is_a_failure_also_where_the_executor_puts_it_into_the_future(exc):
+async def test_a_base_exception_is_a_failure_also_if_the_executor_puts_it_into_the_future(exc):
     class Failing(ByHand):
         def new_future(self):
             future = Future()
@@ -354,7 +350,7 @@ async def test_future_that_takes_no_callback_is_cancelled(caplog):
 
     class Deaf(Future):
         def add_done_callback(self, fn):
-            raise ValueError
+            raise ValueError("deaf")
 
         def cancel(self):
             cancelled.set()
@@ -362,12 +358,12 @@ async def test_future_that_takes_no_callback_is_cancelled(caplog):
 
     pool = ByHand()
     pool.new_future = Deaf
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError, match="deaf"):
         await in_executor(pool, square)(3)
     assert await in_thread(cancelled.wait)(PATIENCE)
 
 
-async def test_cancelled_while_it_submits_what_is_no_future():
+async def test_cancelled_while_it_submits_what_is_not_a_future():
     """The cancellation does not hide it."""
 
     class Nothing(SlowToSubmit):
@@ -576,7 +572,7 @@ async def test_failure_of_what_was_waited_for_is_raised_over_the_cancellation(th
         release.set()
 
 
-async def test_item_timeout_cancels_the_future(autojump_clock: MockClock):
+async def test_item_timeout_cancels_the_future(autojump_clock):
     pool = ByHand()
     with pytest.raises(trio.TooSlowError):
         await fanout.map(in_executor(pool, square), [3], item_timeout=5)
@@ -645,6 +641,14 @@ def abandon_one(pool_class, ready):
     return trio.run(main)
 
 
+def until_gone(ref, meanwhile=lambda: time.sleep(0)):
+    """Wait until an object is gone that a thread has, until it is done with it."""
+    deadline = time.monotonic() + PATIENCE
+    while ref() is not None:
+        assert time.monotonic() < deadline
+        meanwhile()
+
+
 def test_callback_after_the_run_has_ended_harms_nothing(caplog):
     async def ready(pool):
         await pool.submitted(1)
@@ -655,10 +659,7 @@ def test_callback_after_the_run_has_ended_harms_nothing(caplog):
     assert caplog.records == []
     gone = weakref.ref(future)
     del future
-    deadline = time.monotonic() + PATIENCE
-    while gone() is not None:  # the thread that cancels may have it for a moment; no cycle keeps it
-        assert time.monotonic() < deadline
-        time.sleep(0)
+    until_gone(gone)  # no cycle keeps it
 
 
 class SlowToSubmitForGood(SlowToSubmit):
@@ -687,28 +688,27 @@ def test_submitted_after_the_run_has_ended_is_cancelled():
         pool.futures[0].result(PATIENCE)
 
 
-def test_failure_to_submit_after_the_run_has_ended_is_lost(capfd, monkeypatch):
-    delivered = threading.Event()
-    plain = _executors._Call._deliver
-
-    def deliver(self, submitted):
-        plain(self, submitted)
-        delivered.set()
-
-    monkeypatch.setattr(_executors._Call, "_deliver", deliver)
+def test_failure_to_submit_after_the_run_has_ended_is_lost(capfd):
+    class LostError(Exception):
+        pass
 
     class Failing(SlowToSubmitForGood):
         def submit(self, fn, /, *args, **kwargs):
+            error = LostError()
+            self.lost = weakref.ref(error)
             self.submitting.set()
             assert self.go_on.wait(PATIENCE)
-            raise ValueError
+            try:
+                raise error
+            finally:
+                del error
 
     async def ready(pool):
         await in_thread(pool.submitting.wait)(PATIENCE)
 
     pool = abandon_one(Failing, ready)
     pool.go_on.set()
-    assert delivered.wait(PATIENCE)
+    until_gone(pool.lost, gc.collect)  # the thread's frame has it, and its traceback leads to that
     assert capfd.readouterr().err == ""
 
 
@@ -737,48 +737,64 @@ async def test_cancel_that_raises_is_logged_and_the_call_waited_for(caplog):
     assert "no route to the scheduler" in caplog.text
 
 
-def test_canceller_misses_nothing_that_comes_as_its_thread_leaves():
-    """A future that comes in the moment between the last look and the release of the lock."""
-    canceller = _executors._Canceller()
-    first, second = Future(), Future()
-    second.add_done_callback(lambda _: done.set())
-    done = threading.Event()
+async def test_cancelled_as_the_thread_that_cancels_others_leaves(monkeypatch):
+    """In the moment between the thread's last look and the release of its lock."""
+    lock_class = threading.Lock
+    leaving, asked = threading.Event(), threading.Event()
 
     class Lock:
-        def __init__(self, lock):
-            self._lock = lock
-            self.acquire = lock.acquire
+        def __init__(self):
+            self.lock = lock_class()
+
+        def acquire(self, *, blocking):
+            acquired = self.lock.acquire(blocking)
+            if not acquired:
+                asked.set()
+            return acquired
 
         def release(self):
-            if not second.cancelled():
-                canceller.cancel(second)
-            self._lock.release()
+            leaving.set()
+            assert asked.wait(PATIENCE)
+            self.lock.release()
 
-    canceller._at_work = Lock(canceller._at_work)
-    canceller.cancel(first)
-    assert done.wait(PATIENCE)
-    assert first.cancelled()
+    async def call(scope):
+        with scope:
+            await fn(3)
 
-
-async def test_keyboard_interrupt_cancels_the_future():
-    """Ctrl-C comes to a waiting call as a cancellation does."""
     pool = ByHand()
-
-    def raise_cancel():
-        raise KeyboardInterrupt
-
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Lock", Lock)
+        fn = in_executor(pool, square)
+    first, second = trio.CancelScope(), trio.CancelScope()
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(call, first)
+        nursery.start_soon(call, second)
+        await pool.submitted(2)
+        first.cancel()
+        await in_thread(leaving.wait)(PATIENCE)
+        second.cancel()
+    assert asked.is_set()
+    assert all(future.cancelled() for future in pool.futures)
 
-        @nursery.start_soon
-        async def _call():
+
+def test_keyboard_interrupt_cancels_the_future():
+    """Ctrl-C comes to a waiting call as a cancellation does."""
+
+    @trio.lowlevel.enable_ki_protection
+    async def interrupt(pool):
+        await pool.submitted(1)
+        signal.raise_signal(signal.SIGINT)
+
+    async def main():
+        pool = ByHand()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interrupt, pool)
             with pytest.raises(KeyboardInterrupt):
                 await in_executor(pool, square)(3)
+            await finished(pool.futures[0])
+        assert pool.futures[0].cancelled()
 
-        await pool.submitted(1)
-        (task,) = nursery.child_tasks
-        task._attempt_abort(raise_cancel)
-        await finished(pool.futures[0])
-    assert pool.futures[0].cancelled()
+    trio.run(main)
 
 
 # The rest

@@ -4,26 +4,22 @@ Items here take real time by a busy loop. What is counted is turns of the event 
 takes its milliseconds at least, so that these bounds hold on a slow machine too.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import aiter_of, busy
+from helpers import busy, limit_of
 
 
 class Ticker:
     """A task that takes every turn it gets, and counts how many items were run since the last one."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.turns = 0
         self.items = 0
         self.most = 0
 
-    async def run(self) -> None:
+    async def run(self):
         while True:
             self.turns += 1
             self.most = max(self.most, self.items)
@@ -31,15 +27,9 @@ class Ticker:
             await trio.lowlevel.checkpoint()
 
 
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
-LIMITS = pytest.mark.parametrize("limit", [1, 40, "shared"])
+LIMITS = pytest.mark.parametrize("limit", [1, 40, "shared 40"])
 
 
-def limit_of(limit: Any) -> Any:
-    return trio.CapacityLimiter(40) if limit == "shared" else limit
-
-
-@MAKES
 @LIMITS
 @pytest.mark.parametrize(
     ("milliseconds", "count", "most"),
@@ -48,13 +38,11 @@ def limit_of(limit: Any) -> Any:
         (10, 16, 4),
     ],
 )
-async def test_items_that_never_wait_let_other_tasks_in(
-    milliseconds: int, count: int, most: int, limit: Any, make: Any
-) -> None:
+async def test_items_that_never_wait_let_other_tasks_in(milliseconds, count, most, limit, make):
     """Forty workers with 10 ms each are not 400 ms in one go, freshly started ones included."""
     ticker = Ticker()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         ticker.items += 1
         busy(milliseconds / 1000)
 
@@ -67,11 +55,10 @@ async def test_items_that_never_wait_let_other_tasks_in(
     assert ticker.most <= most
 
 
-@pytest.mark.parametrize("shared", [False, True])
-async def test_failures_let_other_tasks_in_as_well(shared: bool) -> None:
+async def test_failures_let_other_tasks_in_as_well(shared):
     ticker = Ticker()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         ticker.items += 1
         busy(0.002)
         raise ValueError
@@ -79,22 +66,22 @@ async def test_failures_let_other_tasks_in_as_well(shared: bool) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ticker.run)
         await trio.lowlevel.checkpoint()
-        await fanout.map(fn, range(40), limit=limit_of("shared" if shared else 40), policy=fanout.Settle())
+        await fanout.map(fn, range(40), limit=limit_of(40, shared), policy=fanout.Settle())
         nursery.cancel_scope.cancel()
     assert ticker.most <= 12
 
 
-async def test_a_slow_source_lets_other_tasks_in() -> None:
+async def test_a_slow_source_lets_other_tasks_in():
     """The time that a plain iterator takes is the run's as well."""
     ticker = Ticker()
 
-    def source() -> Any:
+    def source():
         for x in range(30):
             ticker.items += 1
             busy(0.002)
             yield x
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         pass
 
     async with trio.open_nursery() as nursery:
@@ -105,20 +92,19 @@ async def test_a_slow_source_lets_other_tasks_in() -> None:
     assert ticker.most <= 12
 
 
-@MAKES
 @LIMITS
 @pytest.mark.parametrize("by", ["item", "another task"])
-async def test_items_that_never_wait_notice_a_cancellation(by: str, limit: Any, make: Any) -> None:
+async def test_items_that_never_wait_notice_a_cancellation(by, limit, make):
     after = 0
 
-    async def canceller() -> None:
+    async def canceller():
         while count < 20:
             await trio.lowlevel.checkpoint()
         scope.cancel()
 
     count = 0
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         nonlocal after, count
         after += scope.cancel_called
         count += 1
@@ -137,11 +123,11 @@ async def test_items_that_never_wait_notice_a_cancellation(by: str, limit: Any, 
 
 @LIMITS
 @pytest.mark.parametrize("end", ["failure", "interrupt", "success", "time"])
-async def test_items_that_never_wait_are_ended_by_the_run(end: str, limit: Any) -> None:
+async def test_items_that_never_wait_are_ended_by_the_run(end, limit):
     """By its own decision: nothing more is started at all."""
     began = []
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         began.append(x)
         busy(0.001)
         if x == 9 and end == "failure":
@@ -163,14 +149,14 @@ async def test_items_that_never_wait_are_ended_by_the_run(end: str, limit: Any) 
         assert began == list(range(10))
 
 
-async def test_a_shared_limiter_is_handed_on_by_items_that_never_wait() -> None:
+async def test_a_shared_limiter_is_handed_on_by_items_that_never_wait():
     limiter = trio.CapacityLimiter(1)
     turns = 0
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         busy(0.0005)
 
-    async def another() -> None:
+    async def another():
         nonlocal turns
         while True:
             async with limiter:

@@ -1,30 +1,24 @@
-"""Random graphs under random limits and policies, against a simulation that knows steps and a clock and no tasks."""
-
-from __future__ import annotations
+"""Random graphs under random limits and policies, against a model."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from graphlib import CycleError
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import trio
-import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outcome import Value
 
 import trio_fanout as fanout
-from helpers import notes_of, nothing_left
+from helpers import notes_of
+from model import CHANGES, Execution, Simulation, exact, restless_limiter, run
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A graph and how it is run.
-
-    The time of each step is a whole number plus a power of two of its own, so that no two steps ever end together.
-    """
+    """A graph and how it is run."""
 
     seconds: tuple[float, ...]
     needs: tuple[tuple[int, ...], ...]
@@ -32,73 +26,49 @@ class Plan:
     fails_if_cancelled: frozenset[int]
     limit: float
     shared: bool
-    policy: Any
+    policy: object
     outside: float
 
 
-@dataclass
-class Result:
-    """What comes of it. Failures are told as the words "failed", "cleanup", or the need that is to blame."""
+class GraphSimulation(Simulation):
+    """Failures are told as the words "failed", "cleanup", or the need that is to blame."""
 
-    began: dict[int, float] = field(default_factory=dict)
-    values: set[int] = field(default_factory=set)
-    failures: dict[int, Any] = field(default_factory=dict)
-    first: int | None = None
-    cancelled: bool = False
-    from_outside: bool = False
-    ended: float = 0.0
+    def __init__(self, plan):
+        super().__init__(plan.limit, plan.policy, plan.outside)
+        self.plan = plan
 
+    def start_next(self):
+        for index, needs in enumerate(self.plan.needs):
+            if index not in self.began and self.values.keys() >= set(needs):
+                self.begin(index, self.plan.seconds[index], "failed" if index in self.plan.fails else "value")
+                return True
+        return False
 
-def simulate(plan: Plan) -> Result:
-    result = Result()
-    count = len(plan.seconds)
-    running: dict[int, float] = {}
-    now = 0.0
-    most = {fanout.FailFast: 1, fanout.Collect: getattr(plan.policy, "max_failures", None)}.get(type(plan.policy))
-    time_is_up = getattr(plan.policy, "move_on_after", None) or math.inf
-    while True:
-        for index in range(count):
-            ready = index not in result.began and result.values.issuperset(plan.needs[index])
-            if ready and len(running) < plan.limit and not result.cancelled:
-                result.began[index] = now
-                running[index] = now + plan.seconds[index]
-        if not running:
-            break
-        index, now = min(running.items(), key=lambda entry: entry[1])
-        if min(plan.outside, time_is_up) < now:
-            now = min(plan.outside, time_is_up)
-            result.cancelled, result.from_outside = True, plan.outside < time_is_up
-        else:
-            del running[index]
-            if index in plan.fails:
-                result.failures[index] = "failed"
-                result.first = index if result.first is None else result.first
-                result.cancelled = most is not None and len(result.failures) >= most
-            else:
-                result.values.add(index)
-        if result.cancelled:
-            result.failures.update(dict.fromkeys(plan.fails_if_cancelled & running.keys(), "cleanup"))
-            break
-    result.ended = now
-    if not isinstance(plan.policy, fanout.FailFast):
-        for _ in range(count):
-            for index in set(range(count)) - result.began.keys():
-                blamed = [need for need in plan.needs[index] if need in result.failures]
-                if blamed:
-                    result.failures[index] = ("need", blamed[0])
-    return result
+    def if_cancelled(self, index):
+        return "cleanup" if index in self.plan.fails_if_cancelled else "stop"
+
+    def run(self):
+        super().run()
+        if not isinstance(self.policy, fanout.FailFast):
+            count = len(self.plan.needs)
+            for _ in range(count):
+                for index in set(range(count)) - self.began.keys():
+                    blamed = [need for need in self.plan.needs[index] if need in self.failures]
+                    if blamed:
+                        self.failures[index] = ("need", blamed[0])
+        return self
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw):
     count = draw(st.integers(0, 9))
     order = draw(st.permutations(range(count)))
-    needs: list[tuple[int, ...]] = [()] * count
+    needs = [()] * count
     for place, index in enumerate(order[1:], 1):
         needs[index] = tuple(draw(st.lists(st.sampled_from(order[:place]), max_size=3)))
     some = st.frozensets(st.integers(0, max(count - 1, 0)), max_size=3)
     return Plan(
-        seconds=tuple(draw(st.integers(1, 5)) + math.ldexp(1, -1 - index) for index in range(count)),
+        seconds=tuple(exact(draw(st.integers(1, 5)), 1 + index) for index in range(count)),
         needs=tuple(needs),
         fails=draw(some),
         fails_if_cancelled=draw(some),
@@ -107,74 +77,65 @@ def plans(draw: st.DrawFn) -> Plan:
         policy=draw(
             st.just(fanout.FailFast())
             | st.builds(fanout.Collect, st.none() | st.integers(1, 3))
-            | st.builds(fanout.Settle, st.none() | st.integers(1, 12).map(lambda whole: whole + math.ldexp(1, -20)))
+            | st.builds(fanout.Settle, st.none() | st.integers(1, 12).map(lambda whole: exact(whole, 20)))
         ),
-        outside=draw(st.just(math.inf) | st.integers(0, 12).map(lambda whole: whole + math.ldexp(1, -21))),
+        outside=draw(st.just(math.inf) | st.integers(0, 12).map(lambda whole: exact(whole, 21))),
     )
 
 
-def name(index: int) -> str:
+def name(index):
     return f"step {index}"
 
 
-@pytest.mark.slow
-@settings(max_examples=300)
-@given(plan=plans())
-def test_a_graph_does_as_the_simulation(plan: Plan) -> None:
-    trio.run(check, plan, clock=trio.testing.MockClock(autojump_threshold=0))
+class GraphExecution(Execution):
+    def step(self, index):
+        plan = self.plan
 
-
-async def check(plan: Plan) -> None:
-    expected = simulate(plan)
-    began: dict[int, float] = {}
-    errors: dict[int, Exception] = {}
-
-    def step(index: int) -> fanout.Step[int]:
-        async def fn(*args: int) -> int:
-            began[index] = trio.current_time()
+        async def fn(*args):
+            self.began[index] = trio.current_time()
             assert args == plan.needs[index]
             try:
                 await trio.sleep(plan.seconds[index])
             except trio.Cancelled:
                 if index not in plan.fails_if_cancelled:
                     raise
-                errors[index] = KeyError(index)
-                raise errors[index]  # noqa: B904
+                self.fail(index, KeyError)
             if index in plan.fails:
-                errors[index] = ValueError(index)
-                raise errors[index]
+                self.fail(index, ValueError)
             return index
 
-        return fanout.Step(fn, needs=map(name, plan.needs[index]))  # type: ignore[arg-type]
+        return fanout.Step(fn, needs=map(name, plan.needs[index]))
 
-    steps = {name(index): step(index) for index in range(len(plan.seconds))}
-    limit = trio.CapacityLimiter(plan.limit) if plan.shared else plan.limit
-    got: Any = None
-    raised: Any = None
-    shared = [limit] if isinstance(limit, trio.CapacityLimiter) else []
-    with nothing_left(*shared), trio.CancelScope(deadline=plan.outside) as scope:
-        try:
-            got = await fanout.run_graph(steps, limit=limit, policy=plan.policy)
-        except Exception as error:  # noqa: BLE001
-            raised = error
+    async def call(self):
+        steps = {name(index): self.step(index) for index in range(len(self.plan.seconds))}
+        return await fanout.run_graph(steps, limit=self.limit, policy=self.plan.policy)
 
-    assert list(began.items()) == list(expected.began.items())
-    assert trio.current_time() == expected.ended
+
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(plan=plans())
+def test_a_graph_does_as_the_simulation(plan):
+    real, expected = GraphExecution(plan), GraphSimulation(plan).run()
+    run(real.main)
+    assert list(real.began.items()) == list(expected.began.items())
+    assert real.ended == expected.now
+    if expected.failures and not isinstance(plan.policy, fanout.Settle):
+        assert not real.cancelled_caught
+        check_raised(plan, expected, real.errors, real.raised)
+        return
+    assert real.raised is None
+    assert real.cancelled_caught == expected.from_outside
+    if expected.from_outside:
+        return
     if isinstance(plan.policy, fanout.Settle):
-        assert raised is None
-        assert scope.cancelled_caught == expected.from_outside
-        if not expected.from_outside:
-            check_outcomes(plan, expected, errors, got)
-        return
-    if not expected.failures:
-        assert raised is None
-        assert scope.cancelled_caught == expected.from_outside
-        if not expected.from_outside:
-            assert list(got.items()) == [(name(index), index) for index in range(len(plan.seconds))]
-        return
-    assert not scope.cancelled_caught
+        check_outcomes(plan, expected, real.errors, real.value)
+    else:
+        assert list(real.value.items()) == [(name(index), index) for index in range(len(plan.seconds))]
+
+
+def check_raised(plan, expected, errors, raised):
     if isinstance(plan.policy, fanout.FailFast):
-        index = min(expected.failures) if expected.first is None else expected.first
+        index = min(expected.primary)
         assert raised is errors[index]
         assert notes_of(raised)[0] == f"step {name(index)!r}"
         assert len(notes_of(raised)) == len(expected.failures)
@@ -182,12 +143,12 @@ async def check(plan: Plan) -> None:
         assert isinstance(raised, fanout.FanOutError)
         assert raised.indices == tuple(map(name, sorted(expected.failures)))
         assert list(raised.results.items()) == [(name(index), index) for index in sorted(expected.values)]
-        assert raised.total == len(steps)
+        assert raised.total == len(plan.seconds)
         for index, how in expected.failures.items():
             check_failure(index, how, raised.failures[name(index)], errors, lambda need: raised.failures[name(need)])
 
 
-def check_failure(index: int, how: Any, failure: Exception, errors: dict[int, Exception], of: Any) -> None:
+def check_failure(index, how, failure, errors, of):
     if isinstance(how, str):
         assert failure is errors[index]
     else:
@@ -197,7 +158,7 @@ def check_failure(index: int, how: Any, failure: Exception, errors: dict[int, Ex
         assert failure.__cause__ is of(how[1])
 
 
-def check_outcomes(plan: Plan, expected: Result, errors: dict[int, Exception], got: Any) -> None:
+def check_outcomes(plan, expected, errors, got):
     assert list(got) == [name(index) for index in range(len(plan.seconds))]
     for index in range(len(plan.seconds)):
         outcome = got[name(index)]
@@ -212,19 +173,19 @@ def check_outcomes(plan: Plan, expected: Result, errors: dict[int, Exception], g
 
 @pytest.mark.slow
 @given(plan=plans(), data=st.data())
-def test_a_cycle_anywhere_is_found_before_anything_starts(plan: Plan, data: st.DataObject) -> None:
+def test_a_cycle_anywhere_is_found_before_anything_starts(plan, data):
     count = len(plan.seconds)
     ring = data.draw(st.lists(st.integers(0, count), min_size=1, max_size=4, unique=True))
-    needs: dict[int, list[int]] = {index: list(plan.needs[index]) for index in range(count)} | {count: []}
+    needs = {index: list(plan.needs[index]) for index in range(count)} | {count: []}
     for one, next_one in zip(ring, [*ring[1:], ring[0]], strict=True):
         needs[one].append(next_one)
 
-    async def fn(*args: int) -> None:
+    async def fn(*args):
         pytest.fail("a step began")
 
-    async def main() -> None:
+    async def main():
         with pytest.raises(CycleError) as info:
-            await fanout.run_graph({name(index): fanout.Step(fn, map(name, those)) for index, those in needs.items()})  # type: ignore[arg-type]
+            await fanout.run_graph({name(index): fanout.Step(fn, map(name, those)) for index, those in needs.items()})
         cycle = info.value.args[1]
         assert cycle[0] == cycle[-1]
         for one, next_one in pairwise(cycle):
@@ -234,40 +195,24 @@ def test_a_cycle_anywhere_is_found_before_anything_starts(plan: Plan, data: st.D
 
 
 @pytest.mark.slow
-@given(plan=plans(), changes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=5))
-def test_the_first_of_those_ready_starts_while_the_tokens_of_a_limiter_come_and_go(plan: Plan, changes: Any) -> None:
-    began: list[int] = []
-    done: set[int] = set()
+@given(plan=plans(), changes=CHANGES)
+def test_the_first_of_those_ready_starts_while_the_tokens_of_a_limiter_come_and_go(plan, changes):
+    began = []
+    done = set()
 
-    def step(index: int) -> fanout.Step[None]:
-        async def fn(*args: None) -> None:
+    def step(index):
+        async def fn(*args):
             ready = (one for one in range(len(plan.needs)) if one not in began and done.issuperset(plan.needs[one]))
             assert next(ready) == index
             began.append(index)
             await trio.sleep(plan.seconds[index])
             done.add(index)
 
-        return fanout.Step(fn, needs=map(name, plan.needs[index]))  # type: ignore[arg-type]
+        return fanout.Step(fn, needs=map(name, plan.needs[index]))
 
-    async def main() -> None:
-        limiter = trio.CapacityLimiter(1)
-
-        async def borrow() -> None:
-            await trio.sleep(2)
-            async with limiter:
-                await trio.sleep(2)
-
-        async def change() -> None:
-            for delay, tokens in changes:
-                await trio.sleep(delay)
-                limiter.total_tokens = tokens
-            limiter.total_tokens = 2
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(change)
-            nursery.start_soon(borrow)
+    async def main():
+        async with restless_limiter(changes) as limiter:
             await fanout.run_graph({name(index): step(index) for index in range(len(plan.needs))}, limit=limiter)
-        assert limiter.borrowed_tokens == 0
 
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    run(main)
     assert len(done) == len(plan.needs)

@@ -1,11 +1,9 @@
 """`open_group`: jobs, handles, limits and context variables. Failures are in test_group_failures.py."""
 
-from __future__ import annotations
-
 import contextvars
 import functools
 import math
-from typing import Any
+from contextlib import suppress
 
 import pytest
 import trio
@@ -14,28 +12,36 @@ from outcome import Error, Value
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import Gauge, busy, double, no_cycles, nothing_left, task_names, workers
+from helpers import (
+    GROUP_POLICIES,
+    LIMITS,
+    Gauge,
+    Thing,
+    Things,
+    busy,
+    check_no_cycles,
+    double,
+    fail_when_cancelled,
+    limit_of,
+    no_cycles,
+    nothing_left,
+    task_names,
+    workers,
+)
 
-var: contextvars.ContextVar[Any] = contextvars.ContextVar("var")
-
-POLICIES = pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()], ids=str)
-LIMITS = pytest.mark.parametrize("limit", [1, 3, math.inf, "shared 1", "shared 3"])
+var = contextvars.ContextVar("var")
 
 
-def limit_of(limit: Any) -> Any:
-    return trio.CapacityLimiter(int(limit[-1])) if isinstance(limit, str) else limit
-
-
-def jobs_running() -> int:
+def jobs_running():
     return workers("open_group")
 
 
 # The life of a group
 
 
-@POLICIES
+@GROUP_POLICIES
 @LIMITS
-async def test_the_block_ends_when_every_job_is_done(limit: Any, policy: Any, autojump_clock: Any) -> None:
+async def test_the_block_ends_when_every_job_is_done(limit, policy, autojump_clock):
     with nothing_left():
         async with fanout.open_group(limit=limit_of(limit), policy=policy) as group:
             handles = [group.start_soon(double, x) for x in range(10)]
@@ -43,22 +49,22 @@ async def test_the_block_ends_when_every_job_is_done(limit: Any, policy: Any, au
     assert [handle.index for handle in handles] == list(range(10))
 
 
-@POLICIES
-async def test_a_group_without_jobs_ends(policy: Any) -> None:
+@GROUP_POLICIES
+async def test_a_group_without_jobs_ends(policy):
     with nothing_left():
         async with fanout.open_group(policy=policy) as group:
             assert isinstance(group, fanout.Group)
 
 
-async def test_a_group_without_jobs_ends_though_there_are_no_tokens() -> None:
+async def test_a_group_without_jobs_ends_though_there_are_no_tokens():
     async with fanout.open_group(limit=trio.CapacityLimiter(0)):
         pass
 
 
-async def test_jobs_start_while_the_block_goes_on() -> None:
+async def test_jobs_start_while_the_block_goes_on():
     gauge = Gauge()
 
-    async def job() -> None:
+    async def job():
         with gauge.running():
             await trio.sleep_forever()
 
@@ -70,7 +76,7 @@ async def test_jobs_start_while_the_block_goes_on() -> None:
         group.cancel_scope.cancel()
 
 
-async def test_a_worker_that_idles_takes_the_next_job() -> None:
+async def test_a_worker_that_idles_takes_the_next_job():
     async with fanout.open_group(limit=3) as group:
         for x in range(4):
             handle = group.start_soon(double, x)
@@ -80,10 +86,10 @@ async def test_a_worker_that_idles_takes_the_next_job() -> None:
 
 
 @LIMITS
-async def test_jobs_start_in_the_order_of_submission(limit: Any, autojump_clock: Any) -> None:
+async def test_jobs_start_in_the_order_of_submission(limit, autojump_clock):
     gauge = Gauge()
 
-    async def job(x: int) -> None:
+    async def job(x):
         with gauge.running(x):
             await trio.sleep(1 + x % 3)
 
@@ -94,10 +100,10 @@ async def test_jobs_start_in_the_order_of_submission(limit: Any, autojump_clock:
 
 
 @LIMITS
-async def test_jobs_that_queue_jobs_finish_at_any_limit(limit: Any, autojump_clock: Any) -> None:
-    visited: list[int] = []
+async def test_jobs_that_queue_jobs_finish_at_any_limit(limit, autojump_clock):
+    visited = []
 
-    async def job(group: fanout.Group, x: int) -> int:
+    async def job(group, x):
         for child in (2 * x, 2 * x + 1):
             if child < 64:
                 group.start_soon(job, group, child)
@@ -112,11 +118,11 @@ async def test_jobs_that_queue_jobs_finish_at_any_limit(limit: Any, autojump_clo
 
 
 @LIMITS
-async def test_a_job_may_queue_a_job_as_its_last_act(limit: Any) -> None:
+async def test_a_job_may_queue_a_job_as_its_last_act(limit):
     """Each worker is about to find the queue empty, and to leave, when the next job comes."""
-    visited: list[int] = []
+    visited = []
 
-    async def job(group: fanout.Group, x: int) -> None:
+    async def job(group, x):
         await trio.lowlevel.checkpoint()
         visited.append(x)
         if x < 50:
@@ -127,15 +133,15 @@ async def test_a_job_may_queue_a_job_as_its_last_act(limit: Any) -> None:
     assert visited == list(range(51))
 
 
-async def test_jobs_found_late_get_all_workers_again(autojump_clock: Any) -> None:
+async def test_jobs_found_late_get_all_workers_again(autojump_clock):
     """The workers that left for want of jobs, when the block had ended, come back."""
     gauge = Gauge()
 
-    async def job() -> None:
+    async def job():
         with gauge.running():
             await trio.sleep(1)
 
-    async def finder(group: fanout.Group) -> None:
+    async def finder(group):
         await trio.sleep(10)
         for _ in range(6):
             group.start_soon(job)
@@ -148,10 +154,10 @@ async def test_jobs_found_late_get_all_workers_again(autojump_clock: Any) -> Non
     assert trio.current_time() == 13
 
 
-async def test_a_task_beside_the_group_may_submit_while_jobs_run(autojump_clock: Any) -> None:
+async def test_a_task_beside_the_group_may_submit_while_jobs_run(autojump_clock):
     handles = []
 
-    async def beside(group: fanout.Group) -> None:
+    async def beside(group):
         await trio.sleep(1)
         handles.append(group.start_soon(double, 4))
 
@@ -162,11 +168,11 @@ async def test_a_task_beside_the_group_may_submit_while_jobs_run(autojump_clock:
 
 
 @pytest.mark.slow
-async def test_a_hundred_thousand_jobs_need_a_task_for_each_that_runs() -> None:
+async def test_a_hundred_thousand_jobs_need_a_task_for_each_that_runs():
     found = 0
     peak = 0
 
-    async def crawl(group: fanout.Group, page: int) -> None:
+    async def crawl(group, page):
         nonlocal found, peak
         found += 1
         if page < 10_000:
@@ -184,7 +190,7 @@ async def test_a_hundred_thousand_jobs_need_a_task_for_each_that_runs() -> None:
     assert 0 < peak - before <= 5
 
 
-async def test_few_jobs_start_few_workers(autojump_clock: Any) -> None:
+async def test_few_jobs_start_few_workers(autojump_clock):
     async with fanout.open_group(limit=10_000) as group:
         for _ in range(3):
             group.start_soon(trio.sleep, 1)
@@ -192,17 +198,17 @@ async def test_few_jobs_start_few_workers(autojump_clock: Any) -> None:
         assert jobs_running() == 3
 
 
-async def test_a_thousand_jobs_that_wait_run_at_once_without_a_limit(autojump_clock: Any) -> None:
+async def test_a_thousand_jobs_that_wait_run_at_once_without_a_limit(autojump_clock):
     async with fanout.open_group(limit=math.inf) as group:
         for _ in range(1000):
             group.start_soon(trio.sleep, 1)
     assert trio.current_time() == 1
 
 
-async def test_jobs_that_never_wait_let_other_tasks_in() -> None:
-    """A job that queues its successor for ever is an endless run of functions that never wait."""
+async def test_jobs_that_never_wait_let_other_tasks_in():
+    """A job that queues its successor forever is an endless run of functions that never wait."""
 
-    async def job(group: fanout.Group) -> None:
+    async def job(group):
         busy(0.0005)
         group.start_soon(job, group)
 
@@ -212,12 +218,12 @@ async def test_jobs_that_never_wait_let_other_tasks_in() -> None:
     assert scope.cancelled_caught
 
 
-async def test_functions_of_any_kind_are_jobs() -> None:
+async def test_functions_of_any_kind_are_jobs():
     class Client:
-        async def get(self, x: int) -> int:
+        async def get(self, x):
             return await double(x)
 
-        async def __call__(self, x: int) -> int:
+        async def __call__(self, x):
             return await double(x)
 
     event = trio.Event()
@@ -235,11 +241,11 @@ async def test_functions_of_any_kind_are_jobs() -> None:
     assert [handle.value for handle in handles] == [2, 4, 6, 8, 10]
 
 
-async def test_worker_tasks_carry_the_name_of_their_job() -> None:
-    async def fetch(page: int) -> None:
+async def test_worker_tasks_carry_the_name_of_their_job():
+    async def fetch(page):
         await trio.sleep_forever()
 
-    async def parse() -> None:
+    async def parse():
         await trio.sleep_forever()
 
     async with fanout.open_group() as group:
@@ -252,14 +258,14 @@ async def test_worker_tasks_carry_the_name_of_their_job() -> None:
     assert "open_group(parse)" in names
 
 
-async def test_the_frames_of_a_job_are_visible() -> None:
-    tasks: list[trio.lowlevel.Task] = []
+async def test_the_frames_of_a_job_are_visible():
+    tasks = []
 
-    async def deep() -> None:
+    async def deep():
         tasks.append(trio.lowlevel.current_task())
         await trio.sleep_forever()
 
-    async def job() -> None:
+    async def job():
         await deep()
 
     async with fanout.open_group() as group:
@@ -271,8 +277,8 @@ async def test_the_frames_of_a_job_are_visible() -> None:
     assert "deep" in frames
 
 
-async def test_groups_inside_groups_at_a_limit_of_one_each(autojump_clock: Any) -> None:
-    async def job(depth: int) -> int:
+async def test_groups_inside_groups_at_a_limit_of_one_each(autojump_clock):
+    async def job(depth):
         await trio.sleep(1)
         if depth == 0:
             return 1
@@ -284,13 +290,13 @@ async def test_groups_inside_groups_at_a_limit_of_one_each(autojump_clock: Any) 
     assert trio.current_time() == 31
 
 
-async def test_a_job_of_an_inner_group_may_submit_to_the_outer_one(autojump_clock: Any) -> None:
+async def test_a_job_of_an_inner_group_may_submit_to_the_outer_one(autojump_clock):
     handles = []
 
-    async def inner_job(outer: fanout.Group) -> None:
+    async def inner_job(outer):
         handles.append(outer.start_soon(double, 3))
 
-    async def outer_job(outer: fanout.Group) -> None:
+    async def outer_job(outer):
         async with fanout.open_group(limit=1) as inner:
             inner.start_soon(inner_job, outer)
 
@@ -300,8 +306,8 @@ async def test_a_job_of_an_inner_group_may_submit_to_the_outer_one(autojump_cloc
 
 
 @LIMITS
-async def test_a_group_inside_a_map_item(limit: Any, autojump_clock: Any) -> None:
-    async def item(x: int) -> int:
+async def test_a_group_inside_a_map_item(limit, autojump_clock):
+    async def item(x):
         async with fanout.open_group(limit=2) as group:
             handles = [group.start_soon(double, x) for _ in range(3)]
         return sum(handle.value for handle in handles)
@@ -312,7 +318,7 @@ async def test_a_group_inside_a_map_item(limit: Any, autojump_clock: Any) -> Non
 # Handles
 
 
-async def test_a_handle_before_while_and_after_its_job_runs(autojump_clock: Any) -> None:
+async def test_a_handle_before_while_and_after_its_job_runs(autojump_clock):
     async with fanout.open_group(limit=1) as group:
         group.start_soon(trio.sleep, 1)
         handle = group.start_soon(double, 4)
@@ -329,17 +335,17 @@ async def test_a_handle_before_while_and_after_its_job_runs(autojump_clock: Any)
     assert handle.value == 8
 
 
-async def test_a_value_that_is_none_is_a_value() -> None:
+async def test_a_value_that_is_none_is_a_value():
     async with fanout.open_group() as group:
         handle = group.start_soon(trio.lowlevel.checkpoint)
     assert handle.outcome == Value(None)
     assert handle.value is None
 
 
-async def test_a_handle_of_a_failed_job_raises_the_failure_each_time_it_is_asked() -> None:
+async def test_a_handle_of_a_failed_job_raises_the_failure_each_time_it_is_asked():
     error = ValueError("no")
 
-    async def job() -> None:
+    async def job():
         await trio.lowlevel.checkpoint()
         raise error
 
@@ -355,7 +361,7 @@ async def test_a_handle_of_a_failed_job_raises_the_failure_each_time_it_is_asked
         assert error.__context__ is None
 
 
-async def test_a_handle_of_a_cancelled_job_has_no_outcome_for_good(autojump_clock: Any) -> None:
+async def test_a_handle_of_a_cancelled_job_has_no_outcome_for_good(autojump_clock):
     async with fanout.open_group(limit=1) as group:
         handles = [group.start_soon(trio.sleep_forever) for _ in range(2)]
         await trio.sleep(1)
@@ -367,10 +373,10 @@ async def test_a_handle_of_a_cancelled_job_has_no_outcome_for_good(autojump_cloc
         await handle.wait()
 
 
-async def test_many_tasks_may_wait_for_one_job(autojump_clock: Any) -> None:
+async def test_many_tasks_may_wait_for_one_job(autojump_clock):
     times = []
 
-    async def waiter(handle: Any) -> None:
+    async def waiter(handle):
         await handle.wait()
         times.append(trio.current_time())
 
@@ -383,7 +389,7 @@ async def test_many_tasks_may_wait_for_one_job(autojump_clock: Any) -> None:
     assert times == [2, 2, 2]
 
 
-async def test_to_wait_is_always_a_checkpoint() -> None:
+async def test_to_wait_is_always_a_checkpoint():
     async with fanout.open_group() as group:
         handle = group.start_soon(double, 1)
         with trio.testing.assert_checkpoints():
@@ -401,7 +407,7 @@ async def test_to_wait_is_always_a_checkpoint() -> None:
         assert scope.cancelled_caught
 
 
-async def test_a_cancelled_wait_does_nothing_to_the_job(autojump_clock: Any) -> None:
+async def test_a_cancelled_wait_does_nothing_to_the_job(autojump_clock):
     async with fanout.open_group() as group:
         handle = group.start_soon(trio.sleep, 2)
         with trio.move_on_after(1) as scope:
@@ -412,8 +418,8 @@ async def test_a_cancelled_wait_does_nothing_to_the_job(autojump_clock: Any) -> 
     assert handle.outcome == Value(None)
 
 
-async def test_to_wait_returns_when_the_job_failed(autojump_clock: Any) -> None:
-    async def job() -> None:
+async def test_to_wait_returns_when_the_job_failed(autojump_clock):
+    async def job():
         await trio.sleep(1)
         raise ValueError
 
@@ -425,10 +431,10 @@ async def test_to_wait_returns_when_the_job_failed(autojump_clock: Any) -> None:
             assert isinstance(handle.outcome, Error)
 
 
-async def test_a_wait_outside_of_the_group_ends_when_the_job_is_cancelled(autojump_clock: Any) -> None:
+async def test_a_wait_outside_of_the_group_ends_when_the_job_is_cancelled(autojump_clock):
     times = []
 
-    async def waiter(handle: Any) -> None:
+    async def waiter(handle):
         await handle.wait()
         times.append((trio.current_time(), handle.outcome))
 
@@ -440,8 +446,8 @@ async def test_a_wait_outside_of_the_group_ends_when_the_job_is_cancelled(autoju
     assert times == [(3, None), (3, None)]
 
 
-async def test_a_job_that_waits_for_an_earlier_one_sees_its_value(autojump_clock: Any) -> None:
-    async def add_one(handle: Any) -> int:
+async def test_a_job_that_waits_for_an_earlier_one_sees_its_value(autojump_clock):
+    async def add_one(handle):
         await handle.wait()
         return int(handle.value) + 1
 
@@ -452,7 +458,7 @@ async def test_a_job_that_waits_for_an_earlier_one_sees_its_value(autojump_clock
     assert third.value == 6
 
 
-async def test_the_handle_shows_its_job() -> None:
+async def test_the_handle_shows_its_job():
     async with fanout.open_group() as group:
         handle = group.start_soon(double, 1)
         assert "job 0: not finished" in repr(handle)
@@ -467,50 +473,50 @@ async def test_the_handle_shows_its_job() -> None:
 
 
 @pytest.mark.parametrize("policy", [fanout.FailFast, None, 3, fanout.FirstSuccess(), fanout.Settle(move_on_after=3)])
-async def test_wrong_policies_are_type_errors(policy: Any) -> None:
+async def test_wrong_policies_are_type_errors(policy):
     with pytest.raises(TypeError, match=r"policy|move_on_after"):
         async with fanout.open_group(policy=policy):
             pytest.fail("the block began")
 
 
 @pytest.mark.parametrize("limit", [True, 2.5, "3", None, math.nan])
-async def test_limits_of_the_wrong_type_are_type_errors(limit: Any) -> None:
+async def test_limits_of_the_wrong_type_are_type_errors(limit):
     with pytest.raises(TypeError, match="limit must be"):
         async with fanout.open_group(limit=limit):
             pytest.fail("the block began")
 
 
 @pytest.mark.parametrize("limit", [0, -1])
-async def test_limits_below_one_are_value_errors(limit: Any) -> None:
+async def test_limits_below_one_are_value_errors(limit):
     with pytest.raises(ValueError, match="limit must be"):
         async with fanout.open_group(limit=limit):
             pytest.fail("the block began")
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan])
-async def test_wrong_timeouts_are_value_errors(seconds: Any) -> None:
+async def test_wrong_timeouts_are_value_errors(seconds):
     with pytest.raises(ValueError, match="item_timeout must be"):
         async with fanout.open_group(item_timeout=seconds):
             pytest.fail("the block began")
 
 
-@POLICIES
-async def test_a_coroutine_object_in_place_of_a_function_is_told(policy: Any) -> None:
+@GROUP_POLICIES
+async def test_a_coroutine_object_in_place_of_a_function_is_told(policy):
     """And closed, or Python would warn that it was never awaited."""
     async with fanout.open_group(policy=policy) as group:
         with pytest.raises(TypeError, match=r"fn must be an async function.*without calling it"):
-            group.start_soon(double(3))  # type: ignore[arg-type]
+            group.start_soon(double(3))
         with pytest.raises(TypeError, match="fn must be an async function, got 3"):
-            group.start_soon(3)  # type: ignore[arg-type]
+            group.start_soon(3)
         handle = group.start_soon(double, 1)
     assert handle.index == 0
 
 
-@POLICIES
-async def test_a_function_that_returns_no_awaitable_is_wrong_use(policy: Any, autojump_clock: Any) -> None:
+@GROUP_POLICIES
+async def test_a_function_that_returns_no_awaitable_is_wrong_use(policy, autojump_clock):
     with nothing_left(), pytest.raises(TypeError, match=r"open_group\(len\).*in_thread"):
         async with fanout.open_group(policy=policy) as group:
-            handle = group.start_soon(len, "abc")  # type: ignore[arg-type]
+            handle = group.start_soon(len, "abc")
             await trio.sleep_forever()
     assert handle.outcome is None
     with trio.fail_after(1):
@@ -519,14 +525,14 @@ async def test_a_function_that_returns_no_awaitable_is_wrong_use(policy: Any, au
         _ = handle.value
 
 
-async def test_wrong_arguments_are_a_failure_of_the_job() -> None:
+async def test_wrong_arguments_are_a_failure_of_the_job():
     async with fanout.open_group(policy=fanout.Settle()) as group:
-        handle = group.start_soon(double)  # type: ignore[call-arg]
+        handle = group.start_soon(double)
     with pytest.raises(TypeError, match="positional argument"):
         _ = handle.value
 
 
-async def test_to_submit_after_the_block_is_a_runtime_error() -> None:
+async def test_to_submit_after_the_block_is_a_runtime_error():
     async with fanout.open_group() as group:
         pass
     with pytest.raises(RuntimeError, match="start_soon"):
@@ -538,12 +544,12 @@ async def test_to_submit_after_the_block_is_a_runtime_error() -> None:
         group.start_soon(double, 1)
 
 
-async def test_no_job_is_left_hanging_when_the_group_ends_while_another_task_submits() -> None:
-    """Whatever turn of the loop it is, `start_soon` either raises or the job is done in the end."""
+async def test_no_job_is_left_hanging_when_the_group_ends_while_another_task_submits():
+    """In any turn of the loop, `start_soon` either raises or the job is done in the end."""
     for turns in range(12):
         handles = []
 
-        async def beside(group: fanout.Group) -> None:
+        async def beside(group):
             for _ in range(turns):  # noqa: B023
                 await trio.lowlevel.checkpoint()
             try:
@@ -562,11 +568,11 @@ async def test_no_job_is_left_hanging_when_the_group_ends_while_another_task_sub
 # Limits
 
 
-async def test_a_shared_limiter_tells_which_jobs_hold_its_tokens() -> None:
+async def test_a_shared_limiter_tells_which_jobs_hold_its_tokens():
     limiter = trio.CapacityLimiter(2)
     tasks = set()
 
-    async def job() -> None:
+    async def job():
         tasks.add(trio.lowlevel.current_task())
         await trio.sleep_forever()
 
@@ -581,11 +587,11 @@ async def test_a_shared_limiter_tells_which_jobs_hold_its_tokens() -> None:
             group.cancel_scope.cancel()
 
 
-async def test_two_groups_share_a_limiter(autojump_clock: Any) -> None:
+async def test_two_groups_share_a_limiter(autojump_clock):
     limiter = trio.CapacityLimiter(3)
     gauge = Gauge()
 
-    async def job() -> None:
+    async def job():
         with gauge.running():
             await trio.sleep(1)
 
@@ -598,7 +604,7 @@ async def test_two_groups_share_a_limiter(autojump_clock: Any) -> None:
     assert trio.current_time() == 4
 
 
-async def test_idle_workers_hold_no_token() -> None:
+async def test_idle_workers_hold_no_token():
     limiter = trio.CapacityLimiter(1)
     async with fanout.open_group(limit=limiter) as group:
         await group.start_soon(double, 1).wait()
@@ -607,10 +613,10 @@ async def test_idle_workers_hold_no_token() -> None:
         assert await fanout.map(double, [1, 2], limit=limiter) == [2, 4]
 
 
-async def test_a_group_whose_jobs_are_done_ends_whoever_holds_the_tokens(autojump_clock: Any) -> None:
+async def test_a_group_whose_jobs_are_done_ends_though_others_hold_the_tokens(autojump_clock):
     limiter = trio.CapacityLimiter(2)
 
-    async def take_the_other_token() -> None:
+    async def take_the_other_token():
         limiter.acquire_on_behalf_of_nowait("other")
 
     async with fanout.open_group(limit=limiter) as group:
@@ -620,12 +626,12 @@ async def test_a_group_whose_jobs_are_done_ends_whoever_holds_the_tokens(autojum
     limiter.release_on_behalf_of("other")
 
 
-async def test_the_number_of_tokens_may_change() -> None:
+async def test_the_number_of_tokens_may_change():
     limiter = trio.CapacityLimiter(1)
     gauge = Gauge()
     go = trio.Event()
 
-    async def job() -> None:
+    async def job():
         with gauge.running():
             await go.wait()
 
@@ -651,10 +657,10 @@ async def test_the_number_of_tokens_may_change() -> None:
     assert [handle.outcome for handle in paused] == [Value(None)] * 4
 
 
-async def test_a_job_cannot_open_a_group_on_the_limiter_whose_token_it_holds() -> None:
+async def test_a_job_cannot_open_a_group_on_the_limiter_whose_token_it_holds():
     limiter = trio.CapacityLimiter(5)
 
-    async def job() -> None:
+    async def job():
         async with fanout.open_group(limit=limiter):
             pytest.fail("the block began")
 
@@ -663,7 +669,7 @@ async def test_a_job_cannot_open_a_group_on_the_limiter_whose_token_it_holds() -
             group.start_soon(job)
 
 
-async def test_the_time_limit_is_that_of_each_job(autojump_clock: Any) -> None:
+async def test_the_time_limit_is_that_of_each_job(autojump_clock):
     async with fanout.open_group(limit=1, item_timeout=2, policy=fanout.Settle()) as group:
         handles = [group.start_soon(trio.sleep, x) for x in (1, 3, 1, 3)]
     assert trio.current_time() == 6
@@ -672,7 +678,7 @@ async def test_the_time_limit_is_that_of_each_job(autojump_clock: Any) -> None:
         _ = handles[1].value
 
 
-async def test_a_time_out_names_its_job(autojump_clock: Any) -> None:
+async def test_a_time_out_names_its_job(autojump_clock):
     with pytest.raises(trio.TooSlowError) as info:
         async with fanout.open_group(item_timeout=2) as group:
             group.start_soon(trio.sleep, 1)
@@ -685,8 +691,8 @@ async def test_a_time_out_names_its_job(autojump_clock: Any) -> None:
 
 @LIMITS
 @pytest.mark.parametrize("waits", [False, True])
-async def test_a_job_sees_the_variables_as_they_were_when_it_was_submitted(limit: Any, waits: bool) -> None:
-    async def job() -> Any:
+async def test_a_job_sees_the_variables_as_they_were_when_it_was_submitted(limit, waits):
+    async def job():
         before = var.get(None)
         if waits:
             await trio.lowlevel.checkpoint()
@@ -705,10 +711,10 @@ async def test_a_job_sees_the_variables_as_they_were_when_it_was_submitted(limit
 
 
 @LIMITS
-async def test_a_job_found_by_a_job_sees_the_variables_of_that_one(limit: Any, autojump_clock: Any) -> None:
-    seen: dict[str, Any] = {}
+async def test_a_job_found_by_a_job_sees_the_variables_of_that_one(limit, autojump_clock):
+    seen = {}
 
-    async def job(group: fanout.Group, path: str) -> None:
+    async def job(group, path):
         seen[path] = var.get("")
         var.set(path)
         for step in "abc" if len(path) < 3 else "":
@@ -724,10 +730,10 @@ async def test_a_job_found_by_a_job_sees_the_variables_of_that_one(limit: Any, a
 
 
 @LIMITS
-async def test_jobs_start_in_order_though_their_variables_differ(limit: Any, autojump_clock: Any) -> None:
+async def test_jobs_start_in_order_though_their_variables_differ(limit, autojump_clock):
     gauge = Gauge()
 
-    async def job(x: int) -> None:
+    async def job(x):
         with gauge.running(x):
             assert var.get() == x // 2
             await trio.sleep(x % 3)
@@ -739,12 +745,12 @@ async def test_jobs_start_in_order_though_their_variables_differ(limit: Any, aut
     assert gauge.began == list(range(30))
 
 
-async def test_jobs_that_got_their_tokens_together_see_their_own_variables() -> None:
+async def test_jobs_that_got_their_tokens_together_see_their_own_variables():
     """The limiter wakes those who wait for it in one batch, whose order is Trio's secret."""
     limiter = trio.CapacityLimiter(8)
     gauge = Gauge()
 
-    async def job(x: int) -> Any:
+    async def job(x):
         with gauge.running(x):
             await trio.lowlevel.checkpoint()
             return var.get()
@@ -766,11 +772,11 @@ async def test_jobs_that_got_their_tokens_together_see_their_own_variables() -> 
     assert gauge.began == list(range(12))
 
 
-async def test_an_equal_value_that_is_another_object_is_another_value() -> None:
-    async def job() -> Any:
+async def test_an_equal_value_that_is_another_object_is_another_value():
+    async def job():
         return var.get()
 
-    lists: list[list[Any]] = [[], []]
+    lists = [[], []]
     async with fanout.open_group(limit=1) as group:
         handles = []
         for one in lists:
@@ -780,11 +786,11 @@ async def test_an_equal_value_that_is_another_object_is_another_value() -> None:
     assert handles[1].value is lists[1]
 
 
-async def test_tasks_that_a_job_starts_see_its_variables() -> None:
-    async def child() -> None:
+async def test_tasks_that_a_job_starts_see_its_variables():
+    async def child():
         assert var.get() == "the job's"
 
-    async def job() -> None:
+    async def job():
         var.set("the job's")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child)
@@ -796,46 +802,34 @@ async def test_tasks_that_a_job_starts_see_its_variables() -> None:
 # What is left behind
 
 
-class Thing:
-    """Something whose life can be followed."""
+async def test_a_group_keeps_neither_arguments_nor_values_nor_contexts_of_finished_jobs():
+    things = Things()
 
-    alive = 0
-
-    def __init__(self) -> None:
-        Thing.alive += 1
-
-    def __del__(self) -> None:
-        Thing.alive -= 1
-
-
-async def test_a_group_keeps_neither_arguments_nor_values_nor_contexts_of_finished_jobs() -> None:
-    Thing.alive = 0
-
-    async def job(thing: Thing) -> Thing:
-        var.set(Thing())
+    async def job(thing):
+        var.set(things.make())
         await trio.lowlevel.checkpoint()
         return thing
 
-    async def submit(group: fanout.Group) -> None:
+    async def submit(group):
         for _ in range(10):
-            group.start_soon(job, Thing())
+            group.start_soon(job, things.make())
 
     async with fanout.open_group(limit=3) as group:
         await submit(group)
-        assert Thing.alive == 10
+        assert things.alive == 10
         await wait_all_tasks_blocked()
-        assert Thing.alive == 0
+        assert things.alive == 0
 
 
-async def test_a_kept_handle_keeps_the_value_and_not_the_arguments() -> None:
-    Thing.alive = 0
+async def test_a_kept_handle_keeps_the_value_and_not_the_arguments():
+    things = Things()
 
-    async def job(thing: Thing) -> None:
+    async def job(thing):
         await trio.lowlevel.checkpoint()
 
-    def submit(group: fanout.Group) -> Any:
-        var.set(Thing())
-        handle = group.start_soon(job, Thing())
+    def submit(group):
+        var.set(things.make())
+        handle = group.start_soon(job, things.make())
         var.set(None)
         return handle
 
@@ -843,14 +837,14 @@ async def test_a_kept_handle_keeps_the_value_and_not_the_arguments() -> None:
         handle = submit(group)
         await handle.wait()
         await wait_all_tasks_blocked()
-        assert Thing.alive == 0
+        assert things.alive == 0
     assert handle.value is None
 
 
 ENDS = ["success", "failure", "block", "interrupt", "outside", "own scope", "finder", "cleanup", "waiter"]
 
 
-async def work(kind: str, group: fanout.Group, x: int) -> Thing:
+async def work(kind, group, x):
     """A job whose group ends in the way that `kind` says; its frame holds the group, as that of most jobs does."""
     if x < 4:
         return Thing()
@@ -868,17 +862,14 @@ async def work(kind: str, group: fanout.Group, x: int) -> Thing:
         case "finder" if x < 20:
             group.start_soon(work, kind, group, x + 4)
         case "cleanup":
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise KeyError(x)
+            await fail_when_cancelled(KeyError(x))
     return Thing()
 
 
-async def attempt(kind: str, policy: Any, limit: Any) -> None:
+async def attempt(kind, policy, limit):
     """One group, and nothing kept of it."""
     with trio.move_on_after(5 if kind in ("outside", "cleanup") else 1000):
-        try:
+        with suppress(Exception, KeyboardInterrupt):
             async with fanout.open_group(limit=limit, policy=policy) as group:
                 for x in range(8):
                     group.start_soon(work, kind, group, x)
@@ -887,51 +878,47 @@ async def attempt(kind: str, policy: Any, limit: Any) -> None:
                     raise OSError
                 if kind == "waiter":
                     await group.start_soon(work, kind, group, 5).wait()
-        except (Exception, KeyboardInterrupt):  # noqa: BLE001
-            pass
 
 
-@POLICIES
+@GROUP_POLICIES
 @pytest.mark.parametrize("kind", ENDS)
-async def test_no_reference_cycle_is_left(kind: str, policy: Any, autojump_clock: Any) -> None:
+async def test_no_reference_cycle_is_left(kind, policy, autojump_clock):
     limiter = trio.CapacityLimiter(3)
-    await attempt(kind, policy, 3)  # what is made once and kept for ever is no leak
+    await attempt(kind, policy, 3)  # what is made once and kept forever is no leak
     for limit in (3, limiter):
         with no_cycles(), nothing_left(limiter):
             await attempt(kind, policy, limit)
 
 
-HANDLES: list[Any] = []
+HANDLES = []
 
 
-def value_of_handle() -> Any:
+def value_of_handle():
     return HANDLES[0].value
 
 
-async def test_to_ask_a_failed_job_for_its_value_leaves_no_reference_cycle() -> None:
-    async def job() -> None:
+async def test_to_ask_a_failed_job_for_its_value_leaves_no_reference_cycle():
+    async def job():
         raise ValueError
 
-    def ask() -> None:
+    def ask():
         try:
             value_of_handle()
         except ValueError:
             pass
 
-    async def once() -> None:
+    async def once():
         async with fanout.open_group(policy=fanout.Settle()) as group:
             HANDLES.append(group.start_soon(job))
         ask()
         HANDLES.clear()
 
-    await once()
-    with no_cycles():
-        await once()
+    await check_no_cycles(once)
 
 
-async def test_no_reference_cycle_is_left_by_a_job_that_closes_over_the_group(autojump_clock: Any) -> None:
-    async def once(policy: Any) -> None:
-        async def job(submit: Any, x: int) -> None:
+async def test_no_reference_cycle_is_left_by_a_job_that_closes_over_the_group(autojump_clock):
+    async def once(policy):
+        async def job(submit, x):
             if x == 0:
                 group.start_soon(submit, submit, 3)
             await trio.sleep(x)
@@ -946,6 +933,4 @@ async def test_no_reference_cycle_is_left_by_a_job_that_closes_over_the_group(au
             pass
 
     for policy in (fanout.FailFast(), fanout.Collect(), fanout.Settle()):
-        await once(policy)
-        with no_cycles():
-            await once(policy)
+        await check_no_cycles(once, policy)

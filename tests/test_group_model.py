@@ -1,29 +1,26 @@
-"""Random trees of jobs under random limits and policies, against a simulation that knows jobs and a clock only."""
-
-from __future__ import annotations
+"""Random trees of jobs under random limits and policies, against a model."""
 
 import contextvars
 import math
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
 import trio
-import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outcome import Error, Value
 
 import trio_fanout as fanout
-from helpers import notes_of, nothing_left
+from helpers import notes_of
+from model import CHANGES, Execution, Simulation, exact, restless_limiter, run
 
-found_by: contextvars.ContextVar[int | None] = contextvars.ContextVar("found_by", default=None)
+found_by = contextvars.ContextVar("found_by", default=None)
 
 
 @dataclass(frozen=True)
 class Job:
-    """It queues jobs, waits, queues more, and ends; no two jobs ever end together, see `plans`."""
+    """It queues jobs, waits, queues more, and ends."""
 
     seconds: float
     first: tuple[int, ...]
@@ -43,75 +40,55 @@ class Plan:
     """Those that it queues after a pause."""
     limit: float
     shared: bool
-    policy: Any
+    policy: object
     outside: float
     deadline: float
     """Of the group's own scope."""
 
 
-@dataclass
-class Result:
-    submitted: list[int] = field(default_factory=list)
-    began: dict[int, float] = field(default_factory=dict)
-    outcomes: dict[int, str] = field(default_factory=dict)
-    cause: int | None = None
-    cancelled_by: str | None = None
-    ended: float = 0.0
+class GroupSimulation(Simulation):
+    def __init__(self, plan):
+        super().__init__(plan.limit, plan.policy, plan.outside)
+        self.plan = plan
+        self.queue = deque()
+        self.submitted = []
+        self.submit(plan.first)
+        self.at(plan.pause, "end_pause")
+        self.at(plan.deadline, "cancel")
 
+    def submit(self, numbers):
+        self.queue.extend(numbers)
+        self.submitted.extend(numbers)
 
-def simulate(plan: Plan) -> Result:
-    result = Result()
-    queue: deque[int] = deque()
-    running: dict[int, float] = {}
-    now = 0.0
-    most = {fanout.FailFast: 1, fanout.Collect: getattr(plan.policy, "max_failures", None)}.get(type(plan.policy))
-    events = {"pause": plan.pause, "outside": plan.outside, "deadline": plan.deadline}
+    def end_pause(self):
+        self.submit(self.plan.then)
 
-    def submit(numbers: tuple[int, ...]) -> None:
-        queue.extend(numbers)
-        result.submitted.extend(numbers)
+    def over(self):
+        return not self.running and (self.stopped or ("end_pause",) not in self.events)
 
-    submit(plan.first)
-    while True:
-        while queue and len(running) < plan.limit:
-            number = queue.popleft()
-            result.began[number] = now
-            submit(plan.jobs[number].first)
-            running[number] = now + plan.jobs[number].seconds
-        if not running and "pause" not in events:
-            break
-        event = min(events, key=events.__getitem__)
-        number = min(running, key=running.__getitem__, default=-1)
-        if number >= 0 and running[number] < events[event]:
-            now = running.pop(number)
-            submit(plan.jobs[number].then)
-            result.outcomes[number] = "failed" if plan.jobs[number].fails else "value"
-            if plan.jobs[number].fails:
-                result.cause = number if result.cause is None else result.cause
-                if most is not None and list(result.outcomes.values()).count("failed") >= most:
-                    result.cancelled_by = "failure"
-        else:
-            now = events.pop(event)
-            if event == "pause":
-                submit(plan.then)
-            else:
-                result.cancelled_by = event
-        if result.cancelled_by:
-            result.outcomes |= {one: "cleanup" for one in running if plan.jobs[one].if_cancelled == "fail"}
-            break
-    result.ended = now
-    return result
+    def start_next(self):
+        if not self.queue:
+            return False
+        number = self.queue.popleft()
+        job = self.plan.jobs[number]
+        self.begin(number, job.seconds, "failed" if job.fails else "value")
+        self.submit(job.first)
+        return True
+
+    def if_cancelled(self, number):
+        return "cleanup" if self.plan.jobs[number].if_cancelled == "fail" else "stop"
+
+    def end(self, number):
+        self.submit(self.plan.jobs[number].then)
+        super().end(number)
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw):
     count = draw(st.integers(0, 10))
-    children: dict[int, tuple[list[int], list[int]]] = {number: ([], []) for number in range(-1, count)}
+    children = {number: ([], []) for number in range(-1, count)}
     for number in range(count):
         children[draw(st.integers(-1, number - 1))][draw(st.integers(0, 1))].append(number)
-
-    def exact(whole: int, place: int) -> float:
-        return whole + math.ldexp(1, -place)
 
     jobs = tuple(
         Job(
@@ -140,138 +117,113 @@ def plans(draw: st.DrawFn) -> Plan:
     )
 
 
-@pytest.mark.slow
-@settings(max_examples=300)
-@given(plan=plans())
-def test_a_group_does_as_the_simulation(plan: Plan) -> None:
-    trio.run(check, plan, clock=trio.testing.MockClock(autojump_threshold=0))
+class GroupExecution(Execution):
+    def __init__(self, plan):
+        super().__init__(plan)
+        self.parents = dict.fromkeys(plan.first + plan.then)
+        self.handles = {}
+        self.late = []  # handles of jobs that were queued after the cancellation
 
+    async def call(self):
+        async with fanout.open_group(limit=self.limit, policy=self.plan.policy) as self.group:
+            self.group.cancel_scope.deadline = self.plan.deadline
+            self.submit(self.plan.first)
+            await trio.sleep(self.plan.pause)
+            self.submit(self.plan.then)
 
-async def check(plan: Plan) -> None:
-    expected = simulate(plan)
-    began: dict[int, float] = {}
-    parents: dict[int, int | None] = dict.fromkeys(plan.first + plan.then)
-    handles: dict[int, Any] = {}
-    late: list[Any] = []
-    errors: dict[int, Exception] = {}
-
-    def submit(group: fanout.Group, numbers: tuple[int, ...]) -> None:
+    def submit(self, numbers):
         for number in numbers:
-            handles[number] = group.start_soon(run, group, number)
-            assert handles[number].index == len(handles) - 1
+            self.handles[number] = self.group.start_soon(self.job, number)
+            assert self.handles[number].index == len(self.handles) - 1
 
-    async def run(group: fanout.Group, number: int) -> int:
-        job = plan.jobs[number]
-        began[number] = trio.current_time()
-        assert found_by.get() == parents[number]
+    async def job(self, number):
+        job = self.plan.jobs[number]
+        assert found_by.get() == self.parents[number]
         found_by.set(number)
-        parents.update(dict.fromkeys(job.first + job.then, number))
-        submit(group, job.first)
+        self.parents.update(dict.fromkeys(job.first + job.then, number))
+        self.began[number] = trio.current_time()
+        self.submit(job.first)
         try:
             await trio.sleep(job.seconds)
         except trio.Cancelled:
             if job.if_cancelled == "queue":
-                late.append(group.start_soon(trio.sleep, 1))
+                self.late.append(self.group.start_soon(trio.sleep, 1))
             if job.if_cancelled != "fail":
                 raise
-            errors[number] = KeyError(number)
-            raise errors[number]  # noqa: B904
-        submit(group, job.then)
+            self.fail(number, KeyError)
+        self.submit(job.then)
         if job.fails:
-            errors[number] = ValueError(number)
-            raise errors[number]
+            self.fail(number, ValueError)
         return number
 
-    limit = trio.CapacityLimiter(plan.limit) if plan.shared else plan.limit
-    raised: Any = None
-    shared = [limit] if isinstance(limit, trio.CapacityLimiter) else []
-    with nothing_left(*shared), trio.CancelScope(deadline=plan.outside) as scope:
-        try:
-            async with fanout.open_group(limit=limit, policy=plan.policy) as group:
-                group.cancel_scope.deadline = plan.deadline
-                submit(group, plan.first)
-                await trio.sleep(plan.pause)
-                submit(group, plan.then)
-        except Exception as error:  # noqa: BLE001
-            raised = error
 
-    assert list(began.items()) == list(expected.began.items())
-    assert list(handles) == expected.submitted
-    assert trio.current_time() == expected.ended
-    for number, handle in handles.items():
-        how = expected.outcomes.get(number)
-        if how is None:
-            assert handle.outcome is None
-        elif how == "value":
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(plan=plans())
+def test_a_group_does_as_the_simulation(plan):
+    real, expected = GroupExecution(plan), GroupSimulation(plan).run()
+    run(real.main)
+    assert list(real.began.items()) == list(expected.began.items())
+    assert list(real.handles) == expected.submitted
+    assert real.ended == expected.now
+    for number, handle in real.handles.items():
+        if number in expected.values:
             assert handle.outcome == Value(number)
-        else:
+        elif number in expected.failures:
             assert isinstance(handle.outcome, Error)
-            assert handle.outcome.error is errors[number]
-    assert all(handle.outcome is None for handle in late)
+            assert handle.outcome.error is real.errors[number]
+        else:
+            assert handle.outcome is None
+    assert all(handle.outcome is None for handle in real.late)
+    if expected.failures and not isinstance(plan.policy, fanout.Settle):
+        assert not real.cancelled_caught
+        check_raised(plan, expected, real)
+    else:
+        assert real.raised is None
+        assert real.cancelled_caught == expected.from_outside
 
-    indices = {
-        number: handles[number].index for number, how in expected.outcomes.items() if how in ("failed", "cleanup")
-    }
-    if isinstance(plan.policy, fanout.Settle) or not indices:
-        assert raised is None
-        assert scope.cancelled_caught == (expected.cancelled_by == "outside")
-        return
-    assert not scope.cancelled_caught
+
+def check_raised(plan, expected, real):
+    raised = real.raised
+    indices = {number: real.handles[number].index for number in expected.failures}
     if isinstance(plan.policy, fanout.FailFast):
-        number = min(indices, key=indices.__getitem__) if expected.cause is None else expected.cause
-        assert raised is errors[number]
+        number = min(expected.primary, key=indices.__getitem__)
+        assert raised is real.errors[number]
         assert notes_of(raised)[0] == f"job {indices[number]}"
         assert len(notes_of(raised)) == len(indices)
     else:
         assert raised.indices == tuple(sorted(indices.values()))
-        assert all(raised.failures[index] is errors[number] for number, index in indices.items())
+        assert all(raised.failures[index] is real.errors[number] for number, index in indices.items())
         assert raised.total == len(expected.began)
         assert raised.results == {}
 
 
 @pytest.mark.slow
-@given(plan=plans(), changes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=5))
-def test_jobs_start_in_order_with_their_own_variables_while_tokens_come_and_go(plan: Plan, changes: Any) -> None:
-    submitted: list[int] = []
-    began: list[tuple[int, int | None]] = []
-    parents: dict[int, int | None] = dict.fromkeys(plan.first + plan.then)
+@given(plan=plans(), changes=CHANGES)
+def test_jobs_start_in_order_with_their_own_variables_while_tokens_come_and_go(plan, changes):
+    submitted = []
+    began = []
+    parents = dict.fromkeys(plan.first + plan.then)
 
-    async def main() -> None:
-        limiter = trio.CapacityLimiter(1)
+    def submit(group, numbers):
+        for number in numbers:
+            submitted.append(number)
+            group.start_soon(job, group, number)
 
-        def submit(group: fanout.Group, numbers: tuple[int, ...]) -> None:
-            for number in numbers:
-                submitted.append(number)
-                group.start_soon(job, group, number)
+    async def job(group, number):
+        began.append((number, found_by.get()))
+        found_by.set(number)
+        parents.update(dict.fromkeys(plan.jobs[number].first + plan.jobs[number].then, number))
+        submit(group, plan.jobs[number].first)
+        await trio.sleep(plan.jobs[number].seconds)
+        submit(group, plan.jobs[number].then)
 
-        async def job(group: fanout.Group, number: int) -> None:
-            began.append((number, found_by.get()))
-            found_by.set(number)
-            parents.update(dict.fromkeys(plan.jobs[number].first + plan.jobs[number].then, number))
-            submit(group, plan.jobs[number].first)
-            await trio.sleep(plan.jobs[number].seconds)
-            submit(group, plan.jobs[number].then)
+    async def main():
+        async with restless_limiter(changes) as limiter, fanout.open_group(limit=limiter) as group:
+            submit(group, plan.first)
+            await trio.sleep(plan.pause)
+            submit(group, plan.then)
 
-        async def borrow() -> None:
-            await trio.sleep(2)
-            async with limiter:
-                await trio.sleep(2)
-
-        async def change() -> None:
-            for delay, tokens in changes:
-                await trio.sleep(delay)
-                limiter.total_tokens = tokens
-            limiter.total_tokens = 2
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(change)
-            nursery.start_soon(borrow)
-            async with fanout.open_group(limit=limiter) as group:
-                submit(group, plan.first)
-                await trio.sleep(plan.pause)
-                submit(group, plan.then)
-        assert limiter.borrowed_tokens == 0
-
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    run(main)
     assert began == [(number, parents[number]) for number in submitted]
     assert len(began) == len(plan.jobs)

@@ -1,7 +1,5 @@
 """A client as in real life: pages fetched with `httpx` from a server on loopback, which is not always in the mood."""
 
-from __future__ import annotations
-
 import email.utils
 import threading
 import time
@@ -14,16 +12,14 @@ import trio
 from trio.testing import MockClock
 
 import trio_fanout as fanout
+from helpers import PATIENCE
 from trio_fanout import cap, throttle
 
 httpx = pytest.importorskip("httpx")
 stamina = pytest.importorskip("stamina")
 
-PATIENCE = 30
-"""Seconds until a thread that waits for another gives up: long enough to never be reached by a test that passes."""
-
 LONG = 50.0 * PATIENCE
-"""The same on the clock of these tests."""
+"""`PATIENCE` on the clock of these tests."""
 
 
 FAIL_FAST = fanout.FailFast()
@@ -32,7 +28,7 @@ FAIL_FAST = fanout.FailFast()
 # The recipe
 
 
-def retry_after(exc: Exception) -> bool | float:
+def retry_after(exc):
     """Whether to try again, or after how many seconds, where the server says so."""
     if isinstance(exc, httpx.TransportError):
         return True
@@ -68,20 +64,19 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         # Nothing of a proxy that the environment may name.
         self.client_options = {"base_url": f"http://127.0.0.1:{self.server_port}", "timeout": None, "trust_env": False}
         self.lock = threading.Lock()
-        self.requests: Counter[str] = Counter()
+        self.requests = Counter()
         self.now = self.peak = 0
         self.hanging, self.closing = threading.Event(), threading.Event()
-        self.rendezvous: threading.Barrier | None = None
+        self.rendezvous = None
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Server
 
     def do_GET(self):
         server = self.server
@@ -127,7 +122,7 @@ def server():
 
 @pytest.fixture
 def clock():
-    """Fifty seconds in one: the network is real, and so time has to go on, but nobody wants to wait."""
+    """Fifty seconds in one: the network is real, and so time has to go on, but not at its own pace."""
     return MockClock(rate=50)
 
 

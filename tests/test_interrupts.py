@@ -200,7 +200,9 @@ def test_a_run_in_an_item_of_a_run() -> None:
 def test_a_stream(ordered: bool, make: Any, fn: Any) -> None:
     async def main(left: Left) -> None:
         limit: Any = left.limiter(2) if ordered else 2
-        async with fanout.stream(fn, make(5), limit=limit, ordered=ordered, buffer=0 if ordered else math.inf) as results:
+        async with fanout.stream(
+            fn, make(5), limit=limit, ordered=ordered, buffer=0 if ordered else math.inf
+        ) as results:
             left.limiters.append(results.limiter)
             async for _ in results:
                 pass

@@ -1,42 +1,30 @@
 """Items are isolated in their cancel scopes and nurseries, as in tasks of their own."""
 
-from __future__ import annotations
-
 import gc
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from outcome import Error, Value
 
 import trio_fanout as fanout
-from helpers import aiter_of, busy, notes_of, nothing_left
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from trio.testing import MockClock
+from helpers import GROUP_POLICIES, POLICIES, busy, limit_of, notes_of, nothing_left
 
 # An async generator that is left with a scope open is closed by the garbage collector, of which Trio warns.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 
-LIMITS = pytest.mark.parametrize("limit", [1, 2, 40, "shared"])
+LIMITS = pytest.mark.parametrize("limit", [1, 2, 40, "shared 2"])
 SCOPES = pytest.mark.parametrize("what", ["deadline", "shield", "cancelled", "plain"])
 
 
-def limit_of(limit: Any) -> Any:
-    return trio.CapacityLimiter(2) if limit == "shared" else limit
-
-
 @pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
+def _collected():
     """Generators that a test has left are closed while the warning is ignored."""
     yield
     gc.collect()
 
 
-def open_scope(what: str) -> trio.CancelScope:
+def open_scope(what):
     """A scope that is entered and never left."""
     scope = trio.CancelScope(shield=what == "shield")
     if what == "deadline":
@@ -47,14 +35,14 @@ def open_scope(what: str) -> trio.CancelScope:
     return scope
 
 
-async def rows(seconds: float) -> Any:
+async def rows(seconds):
     with trio.move_on_after(seconds):
         for row in range(3):
             yield row
 
 
-def leaves_open(what: str) -> Any:
-    async def work(n: int) -> int:
+def leaves_open(what):
+    async def work(n):
         if n == 0:
             open_scope(what)
             return n
@@ -64,8 +52,8 @@ def leaves_open(what: str) -> Any:
     return work
 
 
-async def test_a_loop_over_an_async_generator_that_is_left_touches_no_other_item(autojump_clock: MockClock) -> None:
-    async def work(n: int) -> int:
+async def test_a_loop_over_an_async_generator_that_is_left_touches_no_other_item(autojump_clock):
+    async def work(n):
         if n == 0:
             async for row in rows(1):
                 return row
@@ -78,10 +66,7 @@ async def test_a_loop_over_an_async_generator_that_is_left_touches_no_other_item
 
 @LIMITS
 @SCOPES
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_an_item_that_leaves_a_scope_open_has_its_result(
-    make: Any, what: str, limit: Any, autojump_clock: MockClock
-) -> None:
+async def test_an_item_that_leaves_a_scope_open_has_its_result(make, what, limit, autojump_clock):
     limit = limit_of(limit)
     with nothing_left(*[limit] if isinstance(limit, trio.CapacityLimiter) else []):
         assert await fanout.map(leaves_open(what), make(range(6)), limit=limit) == list(range(6))
@@ -89,7 +74,7 @@ async def test_an_item_that_leaves_a_scope_open_has_its_result(
 
 @LIMITS
 @SCOPES
-async def test_so_it_has_in_a_stream_a_group_and_a_graph(what: str, limit: Any, autojump_clock: MockClock) -> None:
+async def test_so_it_has_in_a_stream_a_group_and_a_graph(what, limit, autojump_clock):
     work = leaves_open(what)
     async with fanout.stream(work, range(6), limit=limit_of(limit)) as results:
         assert [value async for _, _, value in results] == list(range(6))
@@ -97,8 +82,8 @@ async def test_so_it_has_in_a_stream_a_group_and_a_graph(what: str, limit: Any, 
         handles = [group.start_soon(work, n) for n in range(6)]
     assert [handle.outcome for handle in handles] == [Value(n) for n in range(6)]
 
-    def step(n: int) -> Any:
-        async def run(*needs: int) -> int:
+    def step(n):
+        async def run(*needs):
             return await work(n)
 
         return run
@@ -108,8 +93,8 @@ async def test_so_it_has_in_a_stream_a_group_and_a_graph(what: str, limit: Any, 
 
 
 @SCOPES
-async def test_every_item_may_leave_one_open(what: str, autojump_clock: MockClock) -> None:
-    async def work(n: int) -> int:
+async def test_every_item_may_leave_one_open(what, autojump_clock):
+    async def work(n):
         await trio.sleep(n % 3)
         open_scope(what)
         return n
@@ -121,10 +106,8 @@ async def test_every_item_may_leave_one_open(what: str, autojump_clock: MockCloc
 
 @SCOPES
 @pytest.mark.parametrize("policy", [fanout.Collect(), fanout.Settle()])
-async def test_an_item_that_fails_with_a_scope_open_is_a_failure_like_others(
-    policy: Any, what: str, autojump_clock: MockClock
-) -> None:
-    async def work(n: int) -> int:
+async def test_an_item_that_fails_with_a_scope_open_is_a_failure_like_others(policy, what, autojump_clock):
+    async def work(n):
         if n == 0:
             open_scope(what)
             raise ValueError(n)
@@ -144,10 +127,8 @@ async def test_an_item_that_fails_with_a_scope_open_is_a_failure_like_others(
 
 
 @pytest.mark.parametrize("seconds", [None, 100])
-async def test_an_item_that_is_cancelled_by_the_scope_it_left_open_fails_and_says_so(
-    seconds: float | None, autojump_clock: MockClock
-) -> None:
-    async def work(n: int) -> int:
+async def test_an_item_that_is_cancelled_by_the_scope_it_left_open_fails_and_says_so(seconds, autojump_clock):
+    async def work(n):
         if n == 1:
             open_scope("deadline")
         await trio.sleep(3)
@@ -163,16 +144,16 @@ async def test_an_item_that_is_cancelled_by_the_scope_it_left_open_fails_and_say
     assert trio.current_time() == 3 + 1 + 3 + 3
 
 
-async def test_of_a_group_with_such_a_cancellation_the_rest_is_the_failure(autojump_clock: MockClock) -> None:
+async def test_of_a_group_with_such_a_cancellation_the_rest_is_the_failure(autojump_clock):
     error = ValueError()
 
-    async def fail_when_cancelled() -> None:
+    async def fail_when_cancelled():
         try:
             await trio.sleep_forever()
         finally:
             raise error
 
-    async def work(n: int) -> int:
+    async def work(n):
         if n == 0:
             open_scope("deadline")
             async with trio.open_nursery() as nursery:
@@ -187,8 +168,8 @@ async def test_of_a_group_with_such_a_cancellation_the_rest_is_the_failure(autoj
     assert outcomes[0].error.exceptions == (error,)
 
 
-async def test_a_cancellation_from_outside_is_one_whatever_is_left_open(autojump_clock: MockClock) -> None:
-    async def work(n: int) -> int:
+async def test_a_cancellation_from_outside_is_one_whatever_is_left_open(autojump_clock):
+    async def work(n):
         open_scope("plain")
         await trio.sleep_forever()
         return n
@@ -199,8 +180,8 @@ async def test_a_cancellation_from_outside_is_one_whatever_is_left_open(autojump
     assert trio.current_time() == 1
 
 
-async def test_a_shield_that_is_left_open_outlives_no_deadline(autojump_clock: MockClock) -> None:
-    async def work(n: int) -> int:
+async def test_a_shield_that_is_left_open_outlives_no_deadline(autojump_clock):
+    async def work(n):
         if n == 0:
             open_scope("shield")
             return n
@@ -213,10 +194,8 @@ async def test_a_shield_that_is_left_open_outlives_no_deadline(autojump_clock: M
     assert trio.current_time() == 1
 
 
-async def test_an_item_with_a_time_limit_may_leave_a_scope_open_and_is_timed_out_in_it(
-    autojump_clock: MockClock,
-) -> None:
-    async def work(n: int) -> int:
+async def test_an_item_with_a_time_limit_may_leave_a_scope_open_and_is_timed_out_in_it(autojump_clock):
+    async def work(n):
         open_scope("plain")
         await trio.sleep(n)
         return n
@@ -229,10 +208,10 @@ async def test_an_item_with_a_time_limit_may_leave_a_scope_open_and_is_timed_out
     assert trio.current_time() == 1 + 3 + 2
 
 
-async def test_an_item_with_a_time_limit_that_fails_in_a_scope_that_it_left_open(autojump_clock: MockClock) -> None:
+async def test_an_item_with_a_time_limit_that_fails_in_a_scope_that_it_left_open(autojump_clock):
     error = ValueError()
 
-    async def work(n: int) -> int:
+    async def work(n):
         open_scope("plain")
         raise error
 
@@ -241,10 +220,10 @@ async def test_an_item_with_a_time_limit_that_fails_in_a_scope_that_it_left_open
     assert info.value is error
 
 
-async def test_what_sets_the_scope_right_again_costs_no_worker(autojump_clock: MockClock) -> None:
+async def test_what_sets_the_scope_right_again_costs_no_worker(autojump_clock):
     tasks = set()
 
-    async def work(n: int) -> int:
+    async def work(n):
         tasks.add(trio.lowlevel.current_task())
         async with aclosing(rows(1)) as source:
             async for row in source:
@@ -258,7 +237,7 @@ async def test_what_sets_the_scope_right_again_costs_no_worker(autojump_clock: M
 # Nurseries
 
 
-async def leave_nursery_open(n: int) -> int:
+async def leave_nursery_open(n):
     if n == 1:
         manager = trio.open_nursery()
         nursery = await manager.__aenter__()
@@ -267,20 +246,15 @@ async def leave_nursery_open(n: int) -> int:
     return n
 
 
-POLICIES = pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()])
-
-
-@POLICIES
+@GROUP_POLICIES
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_a_nursery_left_open_ends_the_run_and_names_the_item(
-    limit: int, policy: Any, autojump_clock: MockClock
-) -> None:
+async def test_a_nursery_left_open_ends_the_run_and_names_the_item(limit, policy, autojump_clock):
     with nothing_left(), pytest.raises(RuntimeError, match=r"^item 1 left a nursery open"):
         await fanout.map(leave_nursery_open, range(4), limit=limit, policy=policy)
 
 
-@POLICIES
-async def test_so_it_does_in_other_calls(policy: Any, autojump_clock: MockClock) -> None:
+@GROUP_POLICIES
+async def test_so_it_does_in_other_calls(policy, autojump_clock):
     with nothing_left(), pytest.raises(RuntimeError, match=r"^item 1 left a nursery open"):
         async with fanout.stream(leave_nursery_open, range(4), policy=policy) as results:
             async for _ in results:
@@ -290,7 +264,7 @@ async def test_so_it_does_in_other_calls(policy: Any, autojump_clock: MockClock)
             for n in range(4):
                 group.start_soon(leave_nursery_open, n)
 
-    async def step() -> None:
+    async def step():
         await leave_nursery_open(1)
 
     with nothing_left(), pytest.raises(RuntimeError, match=r"^step 'a' left a nursery open"):
@@ -298,8 +272,8 @@ async def test_so_it_does_in_other_calls(policy: Any, autojump_clock: MockClock)
 
 
 @pytest.mark.parametrize("how", ["fails", "is cancelled", "interrupt"])
-async def test_a_nursery_left_open_by_an_item_that_does_not_return(how: str, autojump_clock: MockClock) -> None:
-    async def work(n: int) -> None:
+async def test_a_nursery_left_open_by_an_item_that_does_not_return(how, autojump_clock):
+    async def work(n):
         nursery = await trio.open_nursery().__aenter__()
         nursery.start_soon(trio.sleep_forever)
         if how == "fails":
@@ -315,10 +289,10 @@ async def test_a_nursery_left_open_by_an_item_that_does_not_return(how: str, aut
         assert str(info.value).startswith("item 0 left a nursery open")
 
 
-async def test_the_tasks_of_a_nursery_left_open_are_waited_for(autojump_clock: MockClock) -> None:
+async def test_the_tasks_of_a_nursery_left_open_are_waited_for(autojump_clock):
     ended = []
 
-    async def slow() -> None:
+    async def slow():
         try:
             await trio.sleep_forever()
         finally:
@@ -326,7 +300,7 @@ async def test_the_tasks_of_a_nursery_left_open_are_waited_for(autojump_clock: M
                 await trio.sleep(5)
             ended.append(trio.current_time())
 
-    async def work(n: int) -> None:
+    async def work(n):
         (await trio.open_nursery().__aenter__()).start_soon(slow)
         await trio.sleep(1)
 
@@ -335,14 +309,12 @@ async def test_the_tasks_of_a_nursery_left_open_are_waited_for(autojump_clock: M
     assert ended == [6]
 
 
-async def test_where_trio_does_not_show_its_scopes_nothing_is_noticed(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_where_trio_does_not_show_its_scopes_nothing_is_noticed(autojump_clock, monkeypatch):
     from trio_fanout._core import items  # noqa: PLC0415
 
     monkeypatch.setattr(items, "_SHOWS_SCOPES", False)
 
-    async def work(n: int) -> int:
+    async def work(n):
         await trio.sleep(1)
         return n
 
@@ -353,11 +325,9 @@ async def test_where_trio_does_not_show_its_scopes_nothing_is_noticed(
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle(), fanout.FirstSuccess()])
-async def test_an_item_that_cancels_the_nursery_of_its_worker_is_an_error(
-    policy: Any, limit: int, autojump_clock: MockClock
-) -> None:
-    async def work(n: int) -> int:
+@POLICIES
+async def test_an_item_that_cancels_the_nursery_of_its_worker_is_an_error(policy, limit, autojump_clock):
+    async def work(n):
         nursery = trio.lowlevel.current_task().parent_nursery
         assert nursery is not None
         nursery.cancel_scope.cancel()
@@ -368,8 +338,8 @@ async def test_an_item_that_cancels_the_nursery_of_its_worker_is_an_error(
         await fanout.map(work, iter(range(100)), limit=limit, policy=policy)
 
 
-async def test_so_is_it_where_items_never_wait_and_others_are_left() -> None:
-    async def work(n: int) -> int:
+async def test_so_is_it_where_items_never_wait_and_others_are_left():
+    async def work(n):
         nursery = trio.lowlevel.current_task().parent_nursery
         assert nursery is not None
         nursery.cancel_scope.cancel()
@@ -380,8 +350,8 @@ async def test_so_is_it_where_items_never_wait_and_others_are_left() -> None:
         await fanout.map(work, iter(range(100)))
 
 
-async def test_so_is_it_in_do_and_in_a_stream_and_in_a_graph(autojump_clock: MockClock) -> None:
-    async def work(n: int = 0) -> int:
+async def test_so_is_it_in_do_and_in_a_stream_and_in_a_graph(autojump_clock):
+    async def work(n=0):
         nursery = trio.lowlevel.current_task().parent_nursery
         assert nursery is not None
         nursery.cancel_scope.cancel()
@@ -397,8 +367,8 @@ async def test_so_is_it_in_do_and_in_a_stream_and_in_a_graph(autojump_clock: Moc
         await fanout.run_graph({"a": fanout.Step(work)})
 
 
-async def test_a_cancellation_that_is_shielded_away_before_the_end_is_an_error(autojump_clock: MockClock) -> None:
-    async def work(n: int) -> int:
+async def test_a_cancellation_that_is_shielded_away_before_the_end_is_an_error(autojump_clock):
+    async def work(n):
         try:
             await trio.sleep_forever()
         finally:

@@ -1,25 +1,30 @@
 """After any run nothing is left behind: no task, no token, no reference cycle."""
 
-from __future__ import annotations
-
 import functools
-from typing import Any
+from contextlib import suppress
 
 import pytest
 import trio
+import trio.testing
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, AsyncCountingSource, FrozenError, aiter_of, double, no_cycles, nothing_left
+from helpers import (
+    ALL_POLICIES,
+    POLICIES,
+    AsyncCountingSource,
+    FrozenError,
+    Thing,
+    Things,
+    check_no_cycles,
+    double,
+    fail_when_cancelled,
+    limit_of,
+    no_cycles,
+    nothing_left,
+)
 
-POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
 
-
-class Thing:
-    """Something that a weak reference can watch."""
-
-
-async def ends(kind: str, x: int) -> Thing:
+async def ends(kind, x):
     """An item whose run ends in the way that `kind` says, with some work before."""
     if x < 4:
         return Thing()
@@ -32,10 +37,7 @@ async def ends(kind: str, x: int) -> Thing:
         case "frozen":
             raise FrozenError(x)
         case "cleanup":
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise KeyError(x)
+            await fail_when_cancelled(KeyError(x))
         case "mixed group":
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep_forever)
@@ -49,67 +51,58 @@ async def ends(kind: str, x: int) -> Thing:
     return Thing()
 
 
-KINDS = [
-    "success", "failure", "group", "frozen", "cleanup", "mixed group", "interrupt", "timeout", "outside", "nested",
-]  # fmt: skip
+KINDS = ["success", "failure", "group", "frozen", "cleanup", "mixed group", "interrupt", "timeout", "outside", "nested"]
 
 
-async def attempt(kind: str, policy: Any, make: Any, limit: Any) -> None:
+async def attempt(kind, policy, make, limit):
     """One run, and nothing kept of it."""
     fn = functools.partial(ends, kind)
     timeout = 5 if kind == "timeout" else None
     with trio.move_on_after(5 if kind in ("outside", "cleanup", "mixed group") else 1000):
-        try:
-            await fanout.map(fn, make(range(4 if policy == fanout.FirstSuccess() else 0, 8)), limit=limit,
-                             policy=policy, item_timeout=timeout)  # fmt: skip
-        except (Exception, KeyboardInterrupt):  # noqa: BLE001
-            pass
+        with suppress(Exception, KeyboardInterrupt):
+            items = make(range(4 if policy == fanout.FirstSuccess() else 0, 8))
+            await fanout.map(fn, items, limit=limit, policy=policy, item_timeout=timeout)
 
 
 @POLICIES
-@MAKES
 @pytest.mark.parametrize("kind", KINDS)
-async def test_no_reference_cycle_is_left(kind: str, make: Any, policy: Any, autojump_clock: Any) -> None:
+async def test_no_reference_cycle_is_left(kind, make, policy, autojump_clock):
     limiter = trio.CapacityLimiter(3)
-    await attempt(kind, policy, make, 3)  # what is made once and kept for ever is no leak
+    await attempt(kind, policy, make, 3)  # what is made once and kept forever is no leak
     for limit in (3, limiter):
         with no_cycles(), nothing_left(limiter):
             await attempt(kind, policy, make, limit)
 
 
-async def test_no_reference_cycle_is_left_by_do_and_fan_out(autojump_clock: Any) -> None:
-    async def once(kind: str) -> None:
+async def test_no_reference_cycle_is_left_by_do_and_fan_out(autojump_clock):
+    async def once(kind):
         fn = functools.partial(ends, kind)
         for run in (
             functools.partial(fanout.do, fn, range(8), limit=3),
             functools.partial(fanout.do, fn, range(8), limit=3, policy=fanout.Collect(max_failures=2)),
             functools.partial(fanout.fan_out, [fn] * 3, 5),
         ):
-            try:
+            with suppress(Exception, KeyboardInterrupt):
                 await run()
-            except (Exception, KeyboardInterrupt):  # noqa: BLE001
-                pass
 
     for kind in ("success", "failure", "interrupt"):
-        await once(kind)
-        with no_cycles():
-            await once(kind)
+        await check_no_cycles(once, kind)
 
 
-async def test_no_reference_cycle_is_left_by_a_source_that_raises(autojump_clock: Any) -> None:
-    def source() -> Any:
+async def test_no_reference_cycle_is_left_by_a_source_that_raises(autojump_clock):
+    def source():
         yield from range(3)
         raise OSError
 
-    async def async_source() -> Any:
+    async def async_source():
         yield 1
         await trio.sleep(1)
         raise OSError
 
-    async def fail(x: int) -> None:
+    async def fail(x):
         raise ValueError
 
-    async def once() -> None:
+    async def once():
         for make in (source, async_source):
             for fn in (double, fail, trio.sleep):
                 for policy in ALL_POLICIES:
@@ -118,22 +111,20 @@ async def test_no_reference_cycle_is_left_by_a_source_that_raises(autojump_clock
                     except (OSError, ValueError):
                         pass
 
-    await once()
-    with no_cycles():
-        await once()
+    await check_no_cycles(once)
 
 
-async def test_no_reference_cycle_is_left_by_wrong_use() -> None:
+async def test_no_reference_cycle_is_left_by_wrong_use():
     limiter = trio.CapacityLimiter(1)
 
-    async def once() -> None:
+    async def once():
         for call in (
             functools.partial(fanout.map, 3, []),
             functools.partial(fanout.map, lambda x: 3, [1, 2]),
             functools.partial(fanout.map, double, [], limit=0),
         ):
             try:
-                await call()  # type: ignore[operator]
+                await call()
             except (TypeError, ValueError):
                 pass
         async with limiter:
@@ -142,38 +133,44 @@ async def test_no_reference_cycle_is_left_by_wrong_use() -> None:
             except RuntimeError:
                 pass
 
-    await once()
-    with no_cycles():
-        await once()
+    await check_no_cycles(once)
 
 
-async def test_do_keeps_no_value_alive(autojump_clock: Any) -> None:
-    alive = 0
-    most = 0
+@pytest.mark.parametrize("where", ["block", "job"])
+async def test_no_reference_cycle_is_left_by_several_interrupts(where):
+    """The later ones come out of the cancellation that the first caused, and are chained to it."""
 
-    class Value:
-        def __init__(self) -> None:
-            nonlocal alive, most
-            alive += 1
-            most = max(most, alive)
+    async def stop():
+        raise SystemExit
 
-        def __del__(self) -> None:
-            nonlocal alive
-            alive -= 1
+    async def once():
+        try:
+            async with fanout.open_group() as group:
+                group.start_soon(fail_when_cancelled, KeyboardInterrupt)
+                await trio.testing.wait_all_tasks_blocked()
+                if where == "block":
+                    raise SystemExit
+                group.start_soon(stop)
+        except SystemExit:
+            pass
 
-    async def fn(x: int) -> Value:
-        value = Value()
+    await check_no_cycles(once)
+
+
+async def test_do_keeps_no_value_alive(autojump_clock):
+    things = Things()
+
+    async def fn(x):
+        value = things.make()
         await trio.lowlevel.checkpoint()
         return value
 
     await fanout.do(fn, range(1000), limit=5)
-    assert alive == 0
-    assert most <= 10
+    assert things.alive == 0
+    assert things.most <= 10
 
 
-@MAKES
-@pytest.mark.parametrize("shared", [False, True])
-async def test_no_task_and_no_token_is_left(shared: bool, make: Any, autojump_clock: Any) -> None:
+async def test_no_task_and_no_token_is_left(shared, make, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     for kind in KINDS:
         for policy in ALL_POLICIES:
@@ -182,31 +179,21 @@ async def test_no_task_and_no_token_is_left(shared: bool, make: Any, autojump_cl
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-@pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-async def test_only_the_items_that_run_are_alive(asynchronous: bool, shared: bool, limit: int) -> None:
-    alive = 0
+async def test_only_the_items_that_run_are_alive(asynchronous, shared, limit):
+    things = Things()
     seen = []
 
-    class Item:
-        def __init__(self) -> None:
-            nonlocal alive
-            alive += 1
-
-        def __del__(self) -> None:
-            nonlocal alive
-            alive -= 1
-
-    async def fn(item: Item) -> None:
-        seen.append(alive)
+    async def fn(item):
+        seen.append(things.alive)
         del item
         for _ in range(10):  # while this one lasts, items are read for all the others
             await trio.lowlevel.checkpoint()
 
-    items: Any = (Item() for _ in range(20))
+    items = (things.make() for _ in range(20))
     if asynchronous:
         items = AsyncCountingSource(items)  # no async generator, which would keep the last item
-    await fanout.do(fn, items, limit=trio.CapacityLimiter(limit) if shared else limit)
+    await fanout.do(fn, items, limit=limit_of(limit, shared))
     assert len(seen) == 20
     assert max(seen) == limit
-    assert alive == 0
+    assert things.alive == 0

@@ -1,31 +1,24 @@
 """Every run is driven by a limiter, its own or a shared one; streams and groups show theirs."""
 
-from __future__ import annotations
-
 import gc
 import math
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import Gauge, aiter_of, nothing_left, workers
-
-if TYPE_CHECKING:
-    from trio.testing import MockClock
+from helpers import Gauge, aiter_of, limit_of, nothing_left, workers
 
 
-def limiters(total: float) -> list[trio.CapacityLimiter]:
+def limiters(total):
     return [thing for thing in gc.get_objects() if type(thing) is trio.CapacityLimiter and thing.total_tokens == total]
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_a_limit_is_a_limiter_whose_tokens_the_workers_borrow(make: Any, autojump_clock: MockClock) -> None:
+async def test_a_limit_is_a_limiter_whose_tokens_the_workers_borrow(make, autojump_clock):
     seen = []
 
-    async def fn(n: int) -> None:
+    async def fn(n):
         await wait_all_tasks_blocked()
         (limiter,) = limiters(17)
         seen.append((trio.lowlevel.current_task() in limiter.statistics().borrowers, limiter.borrowed_tokens))
@@ -37,7 +30,7 @@ async def test_a_limit_is_a_limiter_whose_tokens_the_workers_borrow(make: Any, a
     assert limiters(17) == []
 
 
-async def test_a_worker_keeps_its_token_from_item_to_item(autojump_clock: MockClock) -> None:
+async def test_a_worker_keeps_its_token_from_item_to_item(autojump_clock):
     async with fanout.open_group(limit=3) as group:
         for n in range(10):
             group.start_soon(trio.sleep, n)
@@ -48,7 +41,7 @@ async def test_a_worker_keeps_its_token_from_item_to_item(autojump_clock: MockCl
 
 
 @pytest.mark.parametrize("limit", [5, math.inf])
-async def test_a_stream_and_a_group_show_their_own_limiter(limit: float) -> None:
+async def test_a_stream_and_a_group_show_their_own_limiter(limit):
     async with fanout.stream(trio.sleep, [], limit=limit) as results:
         assert isinstance(results.limiter, trio.CapacityLimiter)
         assert results.limiter.total_tokens == limit
@@ -57,7 +50,7 @@ async def test_a_stream_and_a_group_show_their_own_limiter(limit: float) -> None
         assert group.limiter.total_tokens == limit
 
 
-async def test_and_a_shared_one() -> None:
+async def test_and_a_shared_one():
     limiter = trio.CapacityLimiter(2)
     async with fanout.stream(trio.sleep, [], limit=limiter) as results, fanout.open_group(limit=limiter) as group:
         assert results.limiter is limiter
@@ -67,21 +60,18 @@ async def test_and_a_shared_one() -> None:
 class Work:
     """Items of a second each, and how many run."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.gauge = Gauge()
 
-    async def __call__(self, n: int) -> int:
+    async def __call__(self, n):
         with self.gauge.running(n):
             await trio.sleep(1)
         return n
 
 
-@pytest.mark.parametrize("shared", [False, True])
-async def test_a_group_is_turned_down_and_up_and_paused_while_it_goes_on(
-    shared: bool, autojump_clock: MockClock
-) -> None:
+async def test_a_group_is_turned_down_and_up_and_paused_while_it_goes_on(shared, autojump_clock):
     work = Work()
-    limit: Any = trio.CapacityLimiter(8) if shared else 8
+    limit = limit_of(8, shared)
     async with fanout.open_group(limit=limit) as group:
         for n in range(100):
             group.start_soon(work, n)
@@ -94,11 +84,9 @@ async def test_a_group_is_turned_down_and_up_and_paused_while_it_goes_on(
     assert now == [8, 2, 2, 5, 1, 0, 0, 3, 0, 6, 8]
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_so_is_a_stream(make: Any, shared: bool, autojump_clock: MockClock) -> None:
+async def test_so_is_a_stream(make, shared, autojump_clock):
     work = Work()
-    limit: Any = trio.CapacityLimiter(8) if shared else 8
+    limit = limit_of(8, shared)
     async with fanout.stream(work, make(range(60)), limit=limit, buffer=math.inf) as results:
         now = []
         for total in (8, 2, 0, 0, 3, 8):
@@ -109,7 +97,7 @@ async def test_so_is_a_stream(make: Any, shared: bool, autojump_clock: MockClock
     assert now == [8, 2, 0, 0, 3, 8]
 
 
-async def test_after_a_pause_one_token_lets_one_item_run_whatever_idle_workers_hold(autojump_clock: MockClock) -> None:
+async def test_after_a_pause_one_token_lets_one_item_run_whatever_idle_workers_hold(autojump_clock):
     work = Work()
     async with fanout.open_group(limit=5) as group:
         for n in range(5):
@@ -132,7 +120,7 @@ async def test_after_a_pause_one_token_lets_one_item_run_whatever_idle_workers_h
         assert trio.current_time() == 9
 
 
-async def test_a_paused_group_ends_when_it_is_cancelled(autojump_clock: MockClock) -> None:
+async def test_a_paused_group_ends_when_it_is_cancelled(autojump_clock):
     with nothing_left():
         async with fanout.open_group(limit=2) as group:
             group.limiter.total_tokens = 0
@@ -144,7 +132,7 @@ async def test_a_paused_group_ends_when_it_is_cancelled(autojump_clock: MockCloc
     assert group.limiter.statistics().tasks_waiting == 0
 
 
-async def test_a_paused_stream_can_be_stopped(autojump_clock: MockClock) -> None:
+async def test_a_paused_stream_can_be_stopped(autojump_clock):
     work = Work()
     async with fanout.stream(work, range(10), limit=2) as results:
         results.limiter.total_tokens = 0
@@ -153,10 +141,10 @@ async def test_a_paused_stream_can_be_stopped(autojump_clock: MockClock) -> None
         assert [index async for index, _, _ in results] == []
 
 
-async def test_a_thousand_workers_are_there_within_a_few_turns() -> None:
+async def test_a_thousand_workers_are_there_within_a_few_turns():
     """Where the length is known, and in a group. Ten on a fast machine; one worker a turn would take a thousand."""
 
-    async def turns_until(count: int, prefix: str) -> int:
+    async def turns_until(count, prefix):
         turns = 0
         while workers(prefix) < count:
             await trio.lowlevel.checkpoint()
@@ -175,25 +163,25 @@ async def test_a_thousand_workers_are_there_within_a_few_turns() -> None:
         group.cancel_scope.cancel()
 
 
-async def test_jobs_with_contexts_of_their_own_take_as_many_steps_at_any_limit() -> None:
+async def test_jobs_with_contexts_of_their_own_take_as_many_steps_at_any_limit():
     import contextvars  # noqa: PLC0415
 
-    var: contextvars.ContextVar[int] = contextvars.ContextVar("var")
+    var = contextvars.ContextVar("var")
 
     class Steps(trio.abc.Instrument):
         count = 0
 
-        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        def before_task_step(self, task):
             self.count += 1
 
-    async def job(n: int) -> None:
+    async def job(n):
         assert var.get() == n
         began.append(n)
         await trio.lowlevel.checkpoint()
 
     steps = {}
     for limit in (10, 500):
-        began: list[int] = []
+        began = []
         instrument = Steps()
         trio.lowlevel.add_instrument(instrument)
         async with fanout.open_group(limit=limit) as group:
@@ -206,13 +194,11 @@ async def test_jobs_with_contexts_of_their_own_take_as_many_steps_at_any_limit()
     assert max(steps.values()) < 12
 
 
-async def test_a_limit_raised_from_nothing_has_an_async_source_read_while_the_first_item_runs(
-    autojump_clock: MockClock,
-) -> None:
+async def test_a_limit_raised_from_nothing_has_an_async_source_read_while_the_first_item_runs(autojump_clock):
     """It may take long, or wait for one that comes later."""
     later = trio.Event()
 
-    async def work(n: int) -> int:
+    async def work(n):
         if n == 0:
             await later.wait()
         later.set()
@@ -225,9 +211,7 @@ async def test_a_limit_raised_from_nothing_has_an_async_source_read_while_the_fi
         assert [value async for _, _, value in results] == list(range(5))
 
 
-async def test_a_token_of_its_own_limiter_that_the_user_holds_stops_no_item_behind_it(
-    autojump_clock: MockClock,
-) -> None:
+async def test_a_token_of_its_own_limiter_that_the_user_holds_stops_no_item_behind_it(autojump_clock):
     work = Work()
     async with fanout.open_group(limit=2) as group, group.limiter:
         for n in range(6):
@@ -238,12 +222,10 @@ async def test_a_token_of_its_own_limiter_that_the_user_holds_stops_no_item_behi
     assert work.gauge.began == list(range(6))
 
 
-async def test_a_failure_inside_of_a_scope_that_the_item_left_open_is_no_consequence(
-    autojump_clock: MockClock,
-) -> None:
+async def test_a_failure_inside_of_a_scope_that_the_item_left_open_is_no_consequence(autojump_clock):
     error = ValueError("first")
 
-    async def work(n: int) -> None:
+    async def work(n):
         if n:
             await trio.sleep(2)
             raise KeyError

@@ -1,37 +1,31 @@
 """The limit: private or shared, changed in the middle of a run, and never a deadlock in silence."""
 
-from __future__ import annotations
-
 import functools
 import math
-from typing import Any
+from contextlib import suppress
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, AsyncCountingSource, CountingSource, Gauge, aiter_of, double, nothing_left, workers
-
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
+from helpers import POLICIES, Gauge, aiter_of, double, nothing_left, workers
 
 
 class Clocked:
     """An item function that sleeps as long as the item says, and notes when each item began."""
 
-    def __init__(self) -> None:
-        self.began: list[float] = []
+    def __init__(self):
+        self.began = []
         self.gauge = Gauge()
 
-    async def __call__(self, seconds: float) -> None:
+    async def __call__(self, seconds):
         self.began.append(trio.current_time())
         with self.gauge.running():
             await trio.sleep(seconds)
 
 
-async def hold(
-    limiter: trio.CapacityLimiter, seconds: float, *, after: float = 0, log: list[Any] | None = None
-) -> None:
+async def hold(limiter, seconds, *, after=0, log=None):
     """Another user of the limiter."""
     await trio.sleep(after)
     async with limiter:
@@ -43,8 +37,7 @@ async def hold(
 # Sharing
 
 
-@MAKES
-async def test_shared_limiter_bounds_all_runs_together(make: Any, autojump_clock: Any) -> None:
+async def test_shared_limiter_bounds_all_runs_together(make, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     fn = Clocked()
     with nothing_left(limiter):
@@ -55,11 +48,10 @@ async def test_shared_limiter_bounds_all_runs_together(make: Any, autojump_clock
     assert trio.current_time() == 8  # 24 seconds of work, three at a time
 
 
-@MAKES
-async def test_every_running_item_holds_one_token_borrowed_by_its_task(make: Any) -> None:
+async def test_every_running_item_holds_one_token_borrowed_by_its_task(make):
     limiter = trio.CapacityLimiter(5)
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         assert trio.lowlevel.current_task() in limiter.statistics().borrowers
         await wait_all_tasks_blocked()
         assert limiter.borrowed_tokens == len(limiter.statistics().borrowers)
@@ -69,19 +61,18 @@ async def test_every_running_item_holds_one_token_borrowed_by_its_task(make: Any
         await fanout.do(fn, make(range(12)), limit=limiter)
 
 
-async def test_borrowers_are_the_worker_tasks(autojump_clock: Any) -> None:
+async def test_borrowers_are_the_worker_tasks(autojump_clock):
     limiter = trio.CapacityLimiter(3)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(functools.partial(fanout.do, trio.sleep, [1, 1], limit=limiter))
         await wait_all_tasks_blocked()
-        assert {task.name for task in limiter.statistics().borrowers} == {"do(sleep)"}  # type: ignore[attr-defined]
+        assert {task.name for task in limiter.statistics().borrowers} == {"do(sleep)"}
         assert limiter.borrowed_tokens == 2
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES)
-@MAKES
-async def test_the_token_is_put_back_however_the_item_ends(make: Any, policy: Any, autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+@POLICIES
+async def test_the_token_is_put_back_however_the_item_ends(make, policy, autojump_clock):
+    async def fn(x):
         match x:
             case 0:
                 await trio.sleep(1)
@@ -97,21 +88,17 @@ async def test_the_token_is_put_back_however_the_item_ends(make: Any, policy: An
 
     for items in ([0], [1], [2], [0, 1, 2], [0, 1, 2, 4, 5], [2, 3], [4, 3]):
         limiter = trio.CapacityLimiter(2)
-        with nothing_left(limiter):
-            try:
-                with trio.move_on_after(30):
-                    await fanout.map(fn, make(items), limit=limiter, policy=policy, item_timeout=3)
-            except (Exception, KeyboardInterrupt):  # noqa: BLE001
-                pass
+        with nothing_left(limiter), suppress(Exception, KeyboardInterrupt):
+            with trio.move_on_after(30):
+                await fanout.map(fn, make(items), limit=limiter, policy=policy, item_timeout=3)
         assert limiter.borrowed_tokens == 0
 
 
-@MAKES
-async def test_a_run_waits_its_turn_in_the_limiters_line(make: Any, autojump_clock: Any) -> None:
+async def test_a_run_waits_its_turn_in_the_limiters_queue(make, autojump_clock):
     """First come, first served: with one token, the others that come in turn with each item's worker."""
     limiter = trio.CapacityLimiter(1)
     fn = Clocked()
-    log: list[float] = []
+    log = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(functools.partial(fanout.do, fn, make([2, 2, 2]), limit=limiter))
         nursery.start_soon(functools.partial(hold, limiter, 2, after=1, log=log))
@@ -122,8 +109,7 @@ async def test_a_run_waits_its_turn_in_the_limiters_line(make: Any, autojump_clo
     assert log == [2, 4, 8]
 
 
-@MAKES
-async def test_a_run_does_not_keep_others_waiting_after_its_items(make: Any, autojump_clock: Any) -> None:
+async def test_a_run_does_not_keep_others_waiting_after_its_items(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     with nothing_left(limiter):
         async with trio.open_nursery() as nursery:
@@ -133,8 +119,7 @@ async def test_a_run_does_not_keep_others_waiting_after_its_items(make: Any, aut
             limiter.release()
 
 
-@MAKES
-async def test_a_run_whose_items_are_done_returns_whoever_holds_the_tokens(make: Any, autojump_clock: Any) -> None:
+async def test_a_run_whose_items_are_done_returns_though_others_hold_the_tokens(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(functools.partial(hold, limiter, 1000, after=0.5))
@@ -145,10 +130,10 @@ async def test_a_run_whose_items_are_done_returns_whoever_holds_the_tokens(make:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_run_returns_though_its_source_ends_while_others_hold_all_tokens(autojump_clock: Any) -> None:
+async def test_a_run_returns_though_its_source_ends_while_others_hold_all_tokens(autojump_clock):
     limiter = trio.CapacityLimiter(1)
 
-    async def source() -> Any:
+    async def source():
         yield 1
         await trio.sleep(5)
 
@@ -159,7 +144,7 @@ async def test_a_run_returns_though_its_source_ends_while_others_hold_all_tokens
         nursery.cancel_scope.cancel()
 
 
-async def test_an_idle_async_source_sits_on_no_shared_token(autojump_clock: Any) -> None:
+async def test_an_idle_async_source_sits_on_no_shared_token(autojump_clock):
     limiter = trio.CapacityLimiter(2)
     send, receive = trio.open_memory_channel[int](0)
     with nothing_left(limiter):
@@ -173,7 +158,7 @@ async def test_an_idle_async_source_sits_on_no_shared_token(autojump_clock: Any)
             await send.aclose()
 
 
-async def test_nobody_waits_in_the_line_for_an_item_that_does_not_exist(autojump_clock: Any) -> None:
+async def test_no_task_waits_for_a_token_for_an_item_that_does_not_exist(autojump_clock):
     limiter = trio.CapacityLimiter(4)
     for _ in range(4):
         limiter.acquire_on_behalf_of_nowait(object())
@@ -185,12 +170,11 @@ async def test_nobody_waits_in_the_line_for_an_item_that_does_not_exist(autojump
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("source_class", [CountingSource, AsyncCountingSource])
-async def test_items_that_wait_for_a_token_count_as_taken(source_class: Any, autojump_clock: Any) -> None:
+async def test_items_that_wait_for_a_token_count_as_taken(source_class, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     source = source_class(range(50))
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         await trio.sleep(1)
         source.unfinished -= 1
 
@@ -202,7 +186,7 @@ async def test_items_that_wait_for_a_token_count_as_taken(source_class: Any, aut
     assert source.peak == 3
 
 
-async def test_workers_on_a_shared_limiter_do_not_grow_without_bound(autojump_clock: Any) -> None:
+async def test_workers_on_a_shared_limiter_do_not_grow_without_bound(autojump_clock):
     limiter = trio.CapacityLimiter(3)
     for _ in range(3):
         limiter.acquire_on_behalf_of_nowait(object())
@@ -214,7 +198,7 @@ async def test_workers_on_a_shared_limiter_do_not_grow_without_bound(autojump_cl
         nursery.cancel_scope.cancel()
 
 
-async def test_private_limiters_of_two_runs_are_their_own(autojump_clock: Any) -> None:
+async def test_private_limiters_of_two_runs_are_their_own(autojump_clock):
     fn = Clocked()
     async with trio.open_nursery() as nursery:
         for _ in range(2):
@@ -226,10 +210,7 @@ async def test_private_limiters_of_two_runs_are_their_own(autojump_clock: Any) -
 # Changes of total_tokens
 
 
-@MAKES
-async def test_a_raised_limit_is_followed_when_the_next_item_finishes_at_the_latest(
-    make: Any, autojump_clock: Any
-) -> None:
+async def test_a_raised_limit_is_followed_when_the_next_item_finishes_at_the_latest(make, autojump_clock):
     limiter = trio.CapacityLimiter(1)
     fn = Clocked()
     async with trio.open_nursery() as nursery:
@@ -244,8 +225,7 @@ async def test_a_raised_limit_is_followed_when_the_next_item_finishes_at_the_lat
     assert trio.current_time() <= 12
 
 
-@MAKES
-async def test_a_limit_raised_to_infinity_is_followed(make: Any, autojump_clock: Any) -> None:
+async def test_a_limit_raised_to_infinity_is_followed(make, autojump_clock):
     limiter = trio.CapacityLimiter(1)
     fn = Clocked()
     async with trio.open_nursery() as nursery:
@@ -257,22 +237,20 @@ async def test_a_limit_raised_to_infinity_is_followed(make: Any, autojump_clock:
     assert trio.current_time() == 8
 
 
-@MAKES
-async def test_a_lowered_limit_is_followed_as_items_finish(make: Any, autojump_clock: Any) -> None:
+async def test_a_lowered_limit_is_followed_as_items_finish(make, autojump_clock):
     limiter = trio.CapacityLimiter(4)
     fn = Clocked()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(functools.partial(fanout.do, fn, make([4] * 4 + [1] * 6), limit=limiter))
         await trio.sleep(2)
         limiter.total_tokens = 2
-        assert fn.gauge.now == 4  # nobody is interrupted
+        assert fn.gauge.now == 4  # no item is interrupted
         await trio.sleep(2.5)
         assert fn.gauge.now == 2
     assert fn.began == [0] * 4 + [4, 4, 5, 5, 6, 6]
 
 
-@MAKES
-async def test_no_tokens_pause_a_run_and_new_ones_resume_it(make: Any, autojump_clock: Any) -> None:
+async def test_no_tokens_pause_a_run_and_new_ones_resume_it(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     fn = Clocked()
     with nothing_left(limiter):
@@ -289,8 +267,7 @@ async def test_no_tokens_pause_a_run_and_new_ones_resume_it(make: Any, autojump_
     assert trio.current_time() <= 114
 
 
-@MAKES
-async def test_a_run_may_begin_without_tokens(make: Any, autojump_clock: Any) -> None:
+async def test_a_run_may_begin_without_tokens(make, autojump_clock):
     limiter = trio.CapacityLimiter(1)
     limiter.total_tokens = 0
     fn = Clocked()
@@ -304,11 +281,11 @@ async def test_a_run_may_begin_without_tokens(make: Any, autojump_clock: Any) ->
     assert trio.current_time() <= 18
 
 
-async def test_an_item_may_change_the_limit_itself(autojump_clock: Any) -> None:
+async def test_an_item_may_change_the_limit_itself(autojump_clock):
     limiter = trio.CapacityLimiter(1)
     running = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with running.running():
             await trio.sleep(1)
             limiter.total_tokens = 3 if x < 3 else 1
@@ -317,8 +294,7 @@ async def test_an_item_may_change_the_limit_itself(autojump_clock: Any) -> None:
     assert running.peak == 3
 
 
-@MAKES
-async def test_lowering_and_raising_again_reaches_the_full_number(make: Any, autojump_clock: Any) -> None:
+async def test_lowering_and_raising_again_reaches_the_full_number(make, autojump_clock):
     limiter = trio.CapacityLimiter(5)
     fn = Clocked()
     async with trio.open_nursery() as nursery:
@@ -333,7 +309,7 @@ async def test_lowering_and_raising_again_reaches_the_full_number(make: Any, aut
     assert fn.gauge.peak == 5
 
 
-async def test_cancellation_while_paused_is_prompt(autojump_clock: Any) -> None:
+async def test_cancellation_while_paused_is_prompt(autojump_clock):
     limiter = trio.CapacityLimiter(1)
     limiter.total_tokens = 0
     for make in (list, iter, aiter_of):
@@ -346,18 +322,18 @@ async def test_cancellation_while_paused_is_prompt(autojump_clock: Any) -> None:
 # Deadlocks
 
 
-async def nested(x: object, limiter: trio.CapacityLimiter) -> object:
+async def nested(x, limiter):
     return await fanout.map(double, [1], limit=limiter)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, math.inf])
 @pytest.mark.parametrize("call", ["map", "do", "fan_out"])
-async def test_a_caller_that_holds_a_token_is_a_runtime_error(call: str, tokens: float) -> None:
+async def test_a_caller_that_holds_a_token_is_a_runtime_error(call, tokens):
     """Whether or not tokens are left."""
     limiter = trio.CapacityLimiter(tokens)
     ran = []
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         ran.append(x)
 
     async with limiter:
@@ -372,7 +348,7 @@ async def test_a_caller_that_holds_a_token_is_a_runtime_error(call: str, tokens:
     assert ran == []
 
 
-async def test_a_nested_run_on_the_same_limiter_is_a_runtime_error() -> None:
+async def test_a_nested_run_on_the_same_limiter_is_a_runtime_error():
     limiter = trio.CapacityLimiter(10)
     with pytest.raises(RuntimeError, match="map") as excinfo, nothing_left(limiter):
         await fanout.map(functools.partial(nested, limiter=limiter), [1, 2], limit=limiter)
@@ -381,15 +357,15 @@ async def test_a_nested_run_on_the_same_limiter_is_a_runtime_error() -> None:
 
 
 @pytest.mark.parametrize("items", [[], [1]])
-async def test_a_token_held_further_up_the_tree_counts(items: list[int]) -> None:
+async def test_a_token_held_further_up_the_tree_counts(items):
     limiter = trio.CapacityLimiter(10)
     caught = []
 
-    async def child() -> None:
+    async def child():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(grandchild)
 
-    async def grandchild() -> None:
+    async def grandchild():
         try:
             await fanout.map(double, items, limit=limiter)
         except RuntimeError as exc:
@@ -401,7 +377,7 @@ async def test_a_token_held_further_up_the_tree_counts(items: list[int]) -> None
     assert repr(trio.lowlevel.current_task()) in str(caught[0])
 
 
-async def test_a_token_held_beside_or_below_is_no_deadlock(autojump_clock: Any) -> None:
+async def test_a_token_held_beside_or_below_is_no_deadlock(autojump_clock):
     limiter = trio.CapacityLimiter(2)
     limiter.acquire_on_behalf_of_nowait("no task at all")
     async with trio.open_nursery() as nursery:
@@ -411,7 +387,7 @@ async def test_a_token_held_beside_or_below_is_no_deadlock(autojump_clock: Any) 
     assert trio.current_time() == 5
 
 
-async def test_nested_runs_with_limits_of_their_own_are_fine() -> None:
+async def test_nested_runs_with_limits_of_their_own_are_fine():
     outer, inner = trio.CapacityLimiter(2), trio.CapacityLimiter(1)
     results = await fanout.map(functools.partial(nested, limiter=inner), range(5), limit=outer)
     assert results == [[2]] * 5

@@ -1,12 +1,9 @@
 """What `map`, `do` and `fan_out` do when all goes well."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
 import threading
-from typing import Any
 
 import pytest
 import trio
@@ -16,13 +13,15 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 import trio_fanout as fanout
 from helpers import (
     ALL_POLICIES,
-    AsyncCountingSource,
-    CountingSource,
+    FUNCTIONS,
     Gauge,
+    Sized,
+    Things,
     aiter_of,
     all_tasks,
     double,
     double_at_once,
+    limit_of,
     nothing_left,
     task_names,
     workers,
@@ -32,17 +31,17 @@ LIMITS = [1, 2, 3, 40, math.inf]
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("fn", [double, double_at_once])
+@FUNCTIONS
 @pytest.mark.parametrize("make", [list, tuple, iter, aiter_of, dict.fromkeys], ids=lambda make: make.__name__)
-async def test_map_gives_results_in_the_order_of_the_items(limit: float, fn: Any, make: Any) -> None:
+async def test_map_gives_results_in_the_order_of_the_items(limit, fn, make):
     assert await fanout.map(fn, make(range(10)), limit=limit) == [2 * x for x in range(10)]
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-async def test_map_result_belongs_to_its_item_whatever_the_finishing_order(limit: float, autojump_clock: Any) -> None:
-    finished: list[int] = []
+async def test_map_result_belongs_to_its_item_in_any_finishing_order(limit, autojump_clock):
+    finished = []
 
-    async def reverse(x: int) -> str:
+    async def reverse(x):
         await trio.sleep(10 - x)
         finished.append(x)
         return f"result {x}"
@@ -52,10 +51,10 @@ async def test_map_result_belongs_to_its_item_whatever_the_finishing_order(limit
         assert finished == list(range(9, -1, -1))
 
 
-async def test_map_takes_the_limit_as_bound_and_reaches_it(autojump_clock: Any) -> None:
+async def test_map_takes_the_limit_as_bound_and_reaches_it(autojump_clock):
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep(1)
 
@@ -66,12 +65,12 @@ async def test_map_takes_the_limit_as_bound_and_reaches_it(autojump_clock: Any) 
 
 
 @pytest.mark.parametrize("make", [list, aiter_of])
-async def test_the_default_limit_is_forty(make: Any, autojump_clock: Any) -> None:
+async def test_the_default_limit_is_forty(make, autojump_clock):
     assert fanout.DEFAULT_LIMIT == 40
     for call in (fanout.map, fanout.do):
         gauge = Gauge()
 
-        async def fn(x: int, gauge: Gauge = gauge) -> None:
+        async def fn(x, gauge=gauge):
             with gauge.running(x):
                 await trio.sleep(1)
 
@@ -79,11 +78,10 @@ async def test_the_default_limit_is_forty(make: Any, autojump_clock: Any) -> Non
         assert gauge.peak == 40
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_an_infinite_limit_runs_everything_at_once(make: Any, autojump_clock: Any) -> None:
+async def test_an_infinite_limit_runs_everything_at_once(make, autojump_clock):
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep(1)
 
@@ -92,10 +90,10 @@ async def test_an_infinite_limit_runs_everything_at_once(make: Any, autojump_clo
     assert gauge.began == list(range(300))
 
 
-async def test_do_keeps_nothing_and_returns_none() -> None:
+async def test_do_keeps_nothing_and_returns_none():
     seen = []
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         seen.append(x)
         return x
 
@@ -103,13 +101,13 @@ async def test_do_keeps_nothing_and_returns_none() -> None:
     assert seen == list(range(5))
 
 
-async def test_fan_out_calls_each_function_with_the_same_value() -> None:
+async def test_fan_out_calls_each_function_with_the_same_value():
     value = object()
 
-    async def first(x: object) -> tuple[str, object]:
+    async def first(x):
         return "first", x
 
-    async def second(x: object) -> tuple[str, object]:
+    async def second(x):
         await trio.lowlevel.checkpoint()
         return "second", x
 
@@ -118,10 +116,10 @@ async def test_fan_out_calls_each_function_with_the_same_value() -> None:
     assert await fanout.fan_out((fn for fn in (first, second)), value) == [("first", value), ("second", value)]
 
 
-async def test_fan_out_is_bound_by_its_limit(autojump_clock: Any) -> None:
+async def test_fan_out_is_bound_by_its_limit(autojump_clock):
     gauge = Gauge()
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         with gauge.running():
             await trio.sleep(1)
             return x
@@ -132,8 +130,8 @@ async def test_fan_out_is_bound_by_its_limit(autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [None, [], iter(()), object()], ids=type)
-async def test_fan_out_hands_over_any_value_as_it_is(value: object) -> None:
-    async def fn(x: object) -> object:
+async def test_fan_out_hands_over_any_value_as_it_is(value):
+    async def fn(x):
         return x
 
     (result,) = await fanout.fan_out([fn], value)
@@ -144,23 +142,23 @@ async def test_fan_out_hands_over_any_value_as_it_is(value: object) -> None:
 
 
 class Callable:
-    async def __call__(self, x: int) -> int:
+    async def __call__(self, x):
         return x + 1
 
-    async def method(self, x: int) -> int:
+    async def method(self, x):
         return x + 2
 
 
 class OwnAwaitable:
-    def __init__(self, x: int) -> None:
+    def __init__(self, x):
         self.x = x
 
-    def __await__(self) -> Any:
+    def __await__(self):
         yield from trio.lowlevel.checkpoint().__await__()  # noqa: ASYNC105
         return self.x + 3
 
 
-def sync_returning_coroutine(x: int) -> Any:
+def sync_returning_coroutine(x):
     return Callable()(x)
 
 
@@ -178,7 +176,7 @@ CALLABLES = {
 
 @pytest.mark.parametrize("item_timeout", [None, 5])
 @pytest.mark.parametrize("fn", CALLABLES.values(), ids=CALLABLES)
-async def test_any_callable_that_returns_an_awaitable_will_do(fn: Any, item_timeout: float | None) -> None:
+async def test_any_callable_that_returns_an_awaitable_is_accepted(fn, item_timeout):
     expected = [await fn(x) for x in range(3)]
     assert await fanout.map(fn, range(3), item_timeout=item_timeout) == expected
     assert await fanout.fan_out([fn, fn], 2, item_timeout=item_timeout) == [expected[2]] * 2
@@ -187,21 +185,21 @@ async def test_any_callable_that_returns_an_awaitable_will_do(fn: Any, item_time
 # Item time-outs
 
 
-async def test_item_timeout_fails_an_item_that_takes_too_long(autojump_clock: Any) -> None:
+async def test_item_timeout_fails_an_item_that_takes_too_long(autojump_clock):
     with pytest.raises(trio.TooSlowError) as excinfo:
         await fanout.map(trio.sleep, [1, 9, 2], item_timeout=5)
     assert trio.current_time() == 5
     assert excinfo.value.__notes__ == ["item 1"]
 
 
-async def test_item_timeout_counts_from_the_call_of_the_function(autojump_clock: Any) -> None:
+async def test_item_timeout_counts_from_the_call_of_the_function(autojump_clock):
     """Not from when the run began, nor from when the item was taken and began to wait for a token."""
     assert await fanout.map(trio.sleep, [4, 4, 4, 4], limit=1, item_timeout=5) == [None] * 4
     assert trio.current_time() == 16
     limiter = trio.CapacityLimiter(1)
     async with trio.open_nursery() as nursery:
 
-        async def hold() -> None:
+        async def hold():
             async with limiter:
                 await trio.sleep(100)
 
@@ -210,13 +208,13 @@ async def test_item_timeout_counts_from_the_call_of_the_function(autojump_clock:
         assert await fanout.map(trio.sleep, [4, 4], limit=limiter, item_timeout=5) == [None, None]
 
 
-async def test_item_timeout_leaves_alone_an_item_that_finishes_all_the_same(autojump_clock: Any) -> None:
-    async def shielded(x: int) -> int:
+async def test_item_timeout_leaves_alone_an_item_that_finishes_all_the_same(autojump_clock):
+    async def shielded(x):
         with trio.CancelScope(shield=True):
             await trio.sleep(x)
         return x
 
-    async def catching(x: int) -> str:
+    async def catching(x):
         try:
             await trio.sleep(x)
         except trio.Cancelled:
@@ -227,8 +225,8 @@ async def test_item_timeout_leaves_alone_an_item_that_finishes_all_the_same(auto
     assert await fanout.map(catching, [9], item_timeout=5) == ["caught"]
 
 
-async def test_item_timeout_keeps_the_error_of_an_item_that_fails_when_timed_out(autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_item_timeout_keeps_the_error_of_an_item_that_fails_when_timed_out(autojump_clock):
+    async def fn(x):
         try:
             await trio.sleep(9)
         finally:
@@ -238,15 +236,15 @@ async def test_item_timeout_keeps_the_error_of_an_item_that_fails_when_timed_out
         await fanout.map(fn, [1], item_timeout=5)
 
 
-async def test_item_timeout_may_be_infinite(autojump_clock: Any) -> None:
+async def test_item_timeout_may_be_infinite(autojump_clock):
     assert await fanout.map(trio.sleep, [1000], item_timeout=math.inf) == [None]
 
 
-async def test_item_timeout_is_for_each_item_of_do_and_fan_out(autojump_clock: Any) -> None:
-    async def slow(_: object) -> None:
+async def test_item_timeout_is_for_each_item_of_do_and_fan_out(autojump_clock):
+    async def slow(_):
         await trio.sleep(2)
 
-    async def quick(_: object) -> int:
+    async def quick(_):
         return 1
 
     with pytest.raises(trio.TooSlowError):
@@ -257,14 +255,14 @@ async def test_item_timeout_is_for_each_item_of_do_and_fan_out(autojump_clock: A
         two.unwrap()
 
 
-async def test_item_timeout_covers_what_runs_before_the_first_wait(autojump_clock: Any) -> None:
+async def test_item_timeout_covers_what_runs_before_the_first_wait(autojump_clock):
     """The deadline is set before the function is called, so that one that reads it sees it."""
     deadlines = []
 
-    def fn(x: int) -> Any:
+    def fn(x):
         return inner(x)
 
-    async def inner(x: int) -> None:
+    async def inner(x):
         deadlines.append(trio.current_effective_deadline())
         await trio.sleep(1)
 
@@ -275,29 +273,24 @@ async def test_item_timeout_covers_what_runs_before_the_first_wait(autojump_cloc
 # Laziness and order
 
 
-@pytest.mark.parametrize("source_class", [CountingSource, AsyncCountingSource])
-@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("limit", [1, 3])
 @pytest.mark.parametrize("call", [fanout.map, fanout.do])
-async def test_never_more_than_the_limit_is_taken_and_unfinished(
-    call: Any, limit: int, shared: bool, source_class: Any, autojump_clock: Any
-) -> None:
+async def test_never_more_than_the_limit_is_taken_and_unfinished(call, limit, shared, source_class, autojump_clock):
     source = source_class(range(20))
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         await trio.sleep((x * 7) % 5)
         source.unfinished -= 1
 
-    await call(fn, source, limit=trio.CapacityLimiter(limit) if shared else limit)
+    await call(fn, source, limit=limit_of(limit, shared))
     assert source.peak == limit
     assert source.taken == 20
 
 
-@pytest.mark.parametrize("source_class", [CountingSource, AsyncCountingSource])
-async def test_do_takes_an_endless_source(source_class: Any, autojump_clock: Any) -> None:
+async def test_do_takes_an_endless_source(source_class, autojump_clock):
     source = source_class(itertools.count())
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         await trio.sleep(1)
         source.unfinished -= 1
         if x == 100:
@@ -310,82 +303,62 @@ async def test_do_takes_an_endless_source(source_class: Any, autojump_clock: Any
 
 
 @pytest.mark.slow
-async def test_do_over_a_million_items_holds_few_of_them() -> None:
-    class Item:
-        alive = peak = 0
+async def test_do_over_a_million_items_holds_few_of_them():
+    things = Things()
 
-        def __init__(self) -> None:
-            Item.alive += 1
-            Item.peak = max(Item.peak, Item.alive)
-
-        def __del__(self) -> None:
-            Item.alive -= 1
-
-    async def fn(item: Item) -> None:
+    async def fn(item):
         pass
 
-    await fanout.do(fn, (Item() for _ in range(1_000_000)), limit=16)
-    assert Item.alive == 0
-    assert Item.peak <= 17
+    await fanout.do(fn, (things.make() for _ in range(1_000_000)), limit=16)
+    assert things.alive == 0
+    assert things.most <= 17
 
 
-async def test_an_idle_run_holds_no_item_and_no_value() -> None:
+async def test_an_idle_run_holds_no_item_and_no_value():
     """A worker that waits for the source keeps nothing of its last item alive."""
 
-    class Thing:
-        alive = 0
+    things = Things()
+    send, receive = trio.open_memory_channel(0)
 
-        def __init__(self) -> None:
-            Thing.alive += 1
-
-        def __del__(self) -> None:
-            Thing.alive -= 1
-
-    send, receive = trio.open_memory_channel[Thing](0)
-
-    async def fn(item: Thing) -> Thing:
-        return Thing()
+    async def fn(item):
+        return things.make()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fanout.do, fn, receive)
         for _ in range(3):
-            await send.send(Thing())
+            await send.send(things.make())
         await wait_all_tasks_blocked()
-        assert Thing.alive == 0
+        assert things.alive == 0
         await send.aclose()
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("waits", [False, True])
-async def test_items_start_in_the_order_of_the_source(
-    waits: bool, shared: bool, make: Any, autojump_clock: Any
-) -> None:
+async def test_items_start_in_the_order_of_the_source(waits, shared, make, autojump_clock):
     began = []
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         began.append(x)
         if waits:
             await trio.sleep((x * 11) % 7)
 
-    await fanout.do(fn, make(range(200)), limit=trio.CapacityLimiter(9) if shared else 9)
+    await fanout.do(fn, make(range(200)), limit=limit_of(9, shared))
     assert began == list(range(200))
 
 
-async def test_what_is_iterable_in_both_ways_is_used_as_async() -> None:
+async def test_what_is_iterable_in_both_ways_is_used_as_async():
     class Both:
-        def __iter__(self) -> Any:
+        def __iter__(self):
             return iter(["sync"])
 
-        def __aiter__(self) -> Any:
+        def __aiter__(self):
             return aiter_of(["async"])
 
     assert await fanout.map(double, Both()) == ["asyncasync"]
 
 
-async def test_an_iterable_by_getitem_alone_will_do() -> None:
+async def test_an_iterable_by_getitem_alone_is_accepted():
     class Old:
-        def __getitem__(self, index: int) -> int:
+        def __getitem__(self, index):
             if index == 3:
                 raise IndexError
             return index
@@ -394,24 +367,17 @@ async def test_an_iterable_by_getitem_alone_will_do() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 7])
-async def test_a_length_that_is_wrong_changes_nothing(length: int, autojump_clock: Any) -> None:
-    class Liar:
-        def __len__(self) -> int:
-            return length
-
-        def __iter__(self) -> Any:
-            return iter(range(4))
-
-    assert await fanout.map(double, Liar(), limit=2) == [0, 2, 4, 6]
+async def test_a_length_that_is_wrong_changes_nothing(length, autojump_clock):
+    assert await fanout.map(double, Sized(range(4), length), limit=2) == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize("error", [TypeError, NotImplementedError, AttributeError])
-async def test_a_length_that_raises_is_taken_as_unknown(error: type[Exception]) -> None:
+async def test_a_length_that_raises_is_taken_as_unknown(error):
     class Lazy:
-        def __len__(self) -> int:
+        def __len__(self):
             raise error
 
-        def __iter__(self) -> Any:
+        def __iter__(self):
             return iter(range(4))
 
     assert await fanout.map(double, Lazy()) == [0, 2, 4, 6]
@@ -421,10 +387,9 @@ async def test_a_length_that_raises_is_taken_as_unknown(error: type[Exception]) 
 
 
 @pytest.mark.parametrize("policy", ALL_POLICIES[:3])
-@pytest.mark.parametrize("fn", [double, double_at_once])
+@FUNCTIONS
 @pytest.mark.parametrize("count", [0, 1, 5])
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_every_call_is_a_checkpoint(make: Any, count: int, fn: Any, policy: Any) -> None:
+async def test_every_call_is_a_checkpoint(make, count, fn, policy):
     for limit in (2, trio.CapacityLimiter(2)):
         with assert_checkpoints():
             await fanout.map(fn, make(range(count)), limit=limit, policy=policy)
@@ -435,7 +400,7 @@ async def test_every_call_is_a_checkpoint(make: Any, count: int, fn: Any, policy
             await fanout.fan_out([fn] * count, 1, limit=limit, policy=policy)
 
 
-async def test_first_success_is_a_checkpoint_with_and_without_items() -> None:
+async def test_first_success_is_a_checkpoint_with_and_without_items():
     with assert_checkpoints():
         await fanout.map(double_at_once, [1], policy=fanout.FirstSuccess())
     with assert_checkpoints(), pytest.raises(ValueError, match="FirstSuccess"):
@@ -445,19 +410,19 @@ async def test_first_success_is_a_checkpoint_with_and_without_items() -> None:
 class EmptyAsync:
     """An async iterable that has nothing, and does not wait to say so."""
 
-    def __aiter__(self) -> EmptyAsync:
+    def __aiter__(self):
         return self
 
-    async def __anext__(self) -> int:
+    async def __anext__(self):
         raise StopAsyncIteration
 
 
 @pytest.mark.parametrize("items", [(), EmptyAsync()], ids=["sync", "async"])
-async def test_no_items_on_a_limiter_without_tokens_return_at_once(items: Any, autojump_clock: Any) -> None:
+async def test_no_items_on_a_limiter_without_tokens_return_at_once(items, autojump_clock):
     empty = trio.CapacityLimiter(1)
     empty.total_tokens = 0
     taken = trio.CapacityLimiter(1)
-    taken.acquire_on_behalf_of_nowait("somebody else")
+    taken.acquire_on_behalf_of_nowait("other")
     for limiter in (empty, taken):
         with nothing_left(limiter), assert_checkpoints():
             assert await fanout.map(double, items, limit=limiter) == []
@@ -467,11 +432,10 @@ async def test_no_items_on_a_limiter_without_tokens_return_at_once(items: Any, a
     assert trio.current_time() == 0
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_a_call_in_a_cancelled_scope_is_cancelled_and_starts_nothing(make: Any) -> None:
+async def test_a_call_in_a_cancelled_scope_is_cancelled_and_starts_nothing(make):
     began = []
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         began.append(x)
 
     for items in ([], range(5)):
@@ -486,54 +450,53 @@ async def test_a_call_in_a_cancelled_scope_is_cancelled_and_starts_nothing(make:
 # Workers and their names
 
 
-@pytest.mark.parametrize("limit", [10_000, math.inf, "shared"])
+@pytest.mark.parametrize("limit", [10_000, math.inf, "shared 10000"])
 @pytest.mark.parametrize(("make", "most"), [(list, 3), (iter, 4), (aiter_of, 4)])
-async def test_workers_are_started_as_they_are_needed(make: Any, most: int, limit: Any) -> None:
+async def test_workers_are_started_as_they_are_needed(make, most, limit):
     async with trio.open_nursery() as nursery:
-        limiter = trio.CapacityLimiter(10_000) if limit == "shared" else limit
+        limiter = limit_of(limit)
         nursery.start_soon(functools.partial(fanout.map, trio.sleep, make([100, 200, 300]), limit=limiter))
         await wait_all_tasks_blocked()
         assert 3 <= workers() <= most
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("shared", [False, True])
-async def test_workers_are_never_more_than_the_tokens(shared: bool) -> None:
+async def test_workers_are_never_more_than_the_tokens(shared):
     most = 0
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         nonlocal most
         await trio.lowlevel.checkpoint()
         most = max(most, workers("do("))
 
-    await fanout.do(fn, range(100), limit=trio.CapacityLimiter(4) if shared else 4)
+    await fanout.do(fn, range(100), limit=limit_of(4, shared))
     assert most == 4
 
 
-async def test_quick_items_need_few_workers() -> None:
-    """Items that never wait do not bring up a worker each, whatever the limit."""
+async def test_quick_items_need_few_workers():
+    """Items that never wait do not start a worker each, with any limit."""
     tasks = set()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         tasks.add(trio.lowlevel.current_task())
 
     await fanout.do(fn, range(100_000), limit=math.inf)
     assert len(tasks) <= 200
 
 
-async def fetch(x: int) -> list[str]:
+async def fetch(x):
     await wait_all_tasks_blocked()
     return task_names()
 
 
-async def test_worker_tasks_are_named_after_what_they_run() -> None:
+async def test_worker_tasks_are_named_after_what_they_run():
     names = [set(found) for found in await fanout.map(fetch, range(2))]
     assert all("map(fetch)" in found for found in names)
     (names_of_partial,) = await fanout.map(functools.partial(fetch), [1])
     assert "map(fetch)" in names_of_partial
     seen = []
 
-    async def save(x: int) -> None:
+    async def save(x):
         seen.append(trio.lowlevel.current_task().name)
 
     await fanout.do(save, [1])
@@ -545,26 +508,26 @@ async def test_worker_tasks_are_named_after_what_they_run() -> None:
 
 
 class NameTeller:
-    async def __call__(self, x: object) -> str:
+    async def __call__(self, x):
         return trio.lowlevel.current_task().name
 
 
-async def test_fan_out_workers_are_named_after_the_function_they_run() -> None:
-    async def first(x: int) -> str:
+async def test_fan_out_workers_are_named_after_the_function_they_run():
+    async def first(x):
         return trio.lowlevel.current_task().name
 
-    async def second(x: int) -> str:
+    async def second(x):
         return trio.lowlevel.current_task().name
 
     assert await fanout.fan_out([first, second], 1, limit=1) == ["fan_out(first)", "fan_out(second)"]
 
 
 @pytest.mark.parametrize("item_timeout", [None, 5])
-async def test_frames_of_an_item_are_visible_from_its_task(item_timeout: float | None, autojump_clock: Any) -> None:
-    async def innermost() -> None:
+async def test_frames_of_an_item_are_visible_from_its_task(item_timeout, autojump_clock):
+    async def innermost():
         await trio.sleep(1)
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         await innermost()
 
     async with trio.open_nursery() as nursery:
@@ -580,19 +543,19 @@ async def test_frames_of_an_item_are_visible_from_its_task(item_timeout: float |
 # Runs within and beside runs
 
 
-async def test_runs_nest(autojump_clock: Any) -> None:
-    async def outer(x: int) -> list[int]:
+async def test_runs_nest(autojump_clock):
+    async def outer(x):
         return await fanout.map(double, range(x), limit=2)
 
     assert await fanout.map(outer, range(4), limit=2) == [[], [0], [0, 2], [0, 2, 4]]
 
 
-def test_two_trio_runs_in_two_threads_at_once() -> None:
+def test_two_trio_runs_in_two_threads_at_once():
     barrier = threading.Barrier(2)
     policy = fanout.Collect()
-    found: dict[str, Any] = {}
+    found = {}
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         await trio.lowlevel.checkpoint()
         if x == 50:
             barrier.wait(timeout=10)  # both runs are in the middle now
@@ -600,7 +563,7 @@ def test_two_trio_runs_in_two_threads_at_once() -> None:
             raise ValueError(x)
         return x
 
-    async def main(name: str) -> None:
+    async def main(name):
         try:
             await fanout.map(fn, range(100), limit=3, policy=policy)
         except fanout.FanOutError as error:
@@ -620,11 +583,11 @@ def test_two_trio_runs_in_two_threads_at_once() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*strict_exception_groups")
 @pytest.mark.parametrize("strict", [False, True])
-def test_strictness_of_the_callers_nurseries_makes_no_difference(strict: bool) -> None:
-    async def fail(x: int) -> None:
+def test_strictness_of_the_callers_nurseries_makes_no_difference(strict):
+    async def fail(x):
         raise KeyError(x)
 
-    async def main() -> None:
+    async def main():
         assert await fanout.map(double, range(3)) == [0, 2, 4]
         with pytest.raises(KeyError):
             await fanout.map(fail, range(3))

@@ -1,50 +1,68 @@
-"""The nursery whose exceptions leave it one at a time, and bare."""
-
-from __future__ import annotations
+"""The nursery that raises a single exception, never a group of its own, and chains of exceptions."""
 
 import traceback
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
-from trio_fanout._nursery import BareNursery, chain, chain_of, raise_unchanged, set_context
 
-from helpers import FrozenError, no_cycles, nothing_left
-
-
-def same(leaving: BaseException | None) -> BaseException | None:
-    return leaving
+from helpers import FrozenError, check_no_cycles, fail_when_cancelled, nothing_left, printed
+from trio_fanout._core.exceptions import chain, chain_of, raise_unchanged, set_context
+from trio_fanout._core.nursery import SingleExceptionNursery, leave
 
 
-async def fail(exc: BaseException) -> None:
+class open_nursery:  # noqa: N801  # stands where `trio.open_nursery` would
+    """The nursery as an async context manager, used as a run uses it.
+
+    `conclude` is given what the nursery would raise, or None, and returns what is to be raised.
+    """
+
+    def __init__(self, conclude=lambda leaving: leaving):
+        self.conclude = conclude
+        self.nursery = SingleExceptionNursery()
+
+    @property
+    def cancel_scope(self):
+        return self.nursery.cancel_scope
+
+    async def __aenter__(self):
+        await self.nursery.open()
+        return self
+
+    async def __aexit__(self, etype, exc, tb):
+        try:
+            return leave(self.conclude(await self.nursery.close(exc)), exc)
+        finally:
+            del exc, tb
+
+    def start_soon(self, fn, *args):
+        self.nursery.start_soon(self.task, fn, *args)
+
+    async def task(self, fn, *args):
+        try:
+            await fn(*args)
+        except BaseException as exc:
+            if not self.nursery.keep(exc, "a task raised an exception"):
+                raise
+
+
+async def fail(exc):
     await trio.lowlevel.checkpoint()
     raise exc
 
 
-async def fail_when_cancelled(exc: BaseException) -> None:
-    try:
-        await trio.sleep_forever()
-    finally:
-        raise exc
-
-
-def printed(exc: BaseException) -> str:
-    return "".join(traceback.format_exception(exc))
-
-
-async def test_an_empty_block_leaves_nothing() -> None:
+async def test_an_empty_block_leaves_nothing():
     with nothing_left():
-        async with BareNursery(same) as nursery:
-            assert isinstance(nursery, trio.Nursery)
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.lowlevel.checkpoint)
 
 
 @pytest.mark.parametrize("cls", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, StopAsyncIteration])
 @pytest.mark.parametrize("others", [0, 3])
-async def test_the_blocks_own_exception_leaves_bare(others: int, cls: type[BaseException]) -> None:
+async def test_the_blocks_own_exception_propagates_unwrapped(others, cls):
     error = cls()
     with nothing_left(), pytest.raises(cls) as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             for _ in range(others):
                 nursery.start_soon(trio.sleep_forever)
             await wait_all_tasks_blocked()
@@ -55,10 +73,10 @@ async def test_the_blocks_own_exception_leaves_bare(others: int, cls: type[BaseE
 
 
 @pytest.mark.parametrize("cls", [ValueError, KeyboardInterrupt, SystemExit])
-async def test_a_tasks_exception_leaves_bare_and_cancels_the_rest(cls: type[BaseException]) -> None:
+async def test_a_tasks_exception_propagates_unwrapped_and_cancels_the_rest(cls):
     error = cls()
     with nothing_left(), pytest.raises(cls) as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             nursery.start_soon(fail, error)
             await trio.sleep_forever()
@@ -66,11 +84,11 @@ async def test_a_tasks_exception_leaves_bare_and_cancels_the_rest(cls: type[Base
     assert error.__context__ is None
 
 
-async def test_a_group_of_the_block_leaves_as_it_is() -> None:
+async def test_a_group_of_the_block_propagates_as_it_is():
     """Also where Trio copies it, to take the tasks' cancellations out."""
     error = ExceptionGroup("own", [ValueError(), ExceptionGroup("inner", [KeyError()])])
-    with pytest.raises(ExceptionGroup) as excinfo:
-        async with BareNursery(same) as nursery:
+    with pytest.RaisesGroup(ValueError, pytest.RaisesGroup(KeyError)) as excinfo:
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             await wait_all_tasks_blocked()
             raise error
@@ -78,35 +96,33 @@ async def test_a_group_of_the_block_leaves_as_it_is() -> None:
     assert error.__context__ is None
 
 
-async def test_a_group_of_a_task_is_not_wrapped_in_another() -> None:
+async def test_a_group_of_a_task_is_not_wrapped_in_another():
     members = [ValueError(), KeyError()]
-    with pytest.raises(ExceptionGroup, match="own") as excinfo:
-        async with BareNursery(same) as nursery:
+    with pytest.RaisesGroup(ValueError, KeyError, match="own") as excinfo:
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             nursery.start_soon(fail, ExceptionGroup("own", members))
     assert list(excinfo.value.exceptions) == members
 
 
-async def test_a_group_with_a_cancelled_in_it_gives_the_cancelled_to_trio_and_leaves_the_rest() -> None:
+async def test_a_group_with_a_cancelled_in_it_gives_the_cancelled_to_trio_and_leaves_the_rest():
     error = ValueError()
-    with trio.CancelScope() as scope, pytest.raises(BaseExceptionGroup) as excinfo:
-        async with BareNursery(same) as nursery:
+    with trio.CancelScope() as scope, pytest.RaisesGroup(ValueError) as excinfo:
+        async with open_nursery() as nursery:
             async with trio.open_nursery() as inner:
                 inner.start_soon(fail_when_cancelled, error)
                 inner.start_soon(trio.sleep_forever)
                 await wait_all_tasks_blocked()
                 scope.cancel()
             nursery.start_soon(trio.sleep_forever)
-    rest = excinfo.value.split(trio.Cancelled)[1]
-    assert rest is not None
-    assert rest.exceptions == (error,)
+    assert excinfo.value.exceptions == (error,)
 
 
-async def test_a_tasks_exception_is_chained_to_the_blocks_own() -> None:
+async def test_a_tasks_exception_is_chained_to_the_blocks_own():
     for block in (ValueError("block"), KeyboardInterrupt("block")):
         task = KeyError("task")
         with pytest.raises(type(block)) as excinfo:
-            async with BareNursery(same) as nursery:
+            async with open_nursery() as nursery:
                 nursery.start_soon(fail_when_cancelled, task)
                 await wait_all_tasks_blocked()
                 raise block
@@ -115,11 +131,11 @@ async def test_a_tasks_exception_is_chained_to_the_blocks_own() -> None:
 
 
 @pytest.mark.parametrize("first", ["interrupt", "error"])
-async def test_what_is_no_exception_comes_first(first: str) -> None:
+async def test_a_base_exception_comes_first(first):
     interrupt, error = KeyboardInterrupt(), ValueError("chained")
     one, other = (interrupt, error) if first == "interrupt" else (error, interrupt)
     with nothing_left(), pytest.raises(KeyboardInterrupt) as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(fail_when_cancelled, other)
             await wait_all_tasks_blocked()
             nursery.start_soon(fail, one)
@@ -127,10 +143,10 @@ async def test_what_is_no_exception_comes_first(first: str) -> None:
     assert "ValueError: chained" in printed(interrupt)
 
 
-async def test_a_tasks_interrupt_comes_before_the_blocks_error() -> None:
+async def test_a_tasks_interrupt_comes_before_the_blocks_error():
     interrupt, error = KeyboardInterrupt(), ValueError("chained")
     with pytest.raises(KeyboardInterrupt) as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(fail_when_cancelled, interrupt)
             await wait_all_tasks_blocked()
             raise error
@@ -138,10 +154,10 @@ async def test_a_tasks_interrupt_comes_before_the_blocks_error() -> None:
     assert "ValueError: chained" in printed(interrupt)
 
 
-async def test_of_two_tasks_exceptions_one_leaves_and_prints_the_other() -> None:
+async def test_of_two_tasks_exceptions_one_is_raised_and_prints_the_other():
     first, second = ValueError("first"), KeyError("second")
     with pytest.raises(ValueError, match="first") as excinfo:
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(fail_when_cancelled, second)
             await wait_all_tasks_blocked()
             nursery.start_soon(fail, first)
@@ -151,15 +167,15 @@ async def test_of_two_tasks_exceptions_one_leaves_and_prints_the_other() -> None
 
 @pytest.mark.parametrize("tasks", [0, 1, 5])
 @pytest.mark.parametrize("block", ["waits", "ends"])
-async def test_a_cancellation_from_outside_reaches_its_scope(block: str, tasks: int) -> None:
+async def test_a_cancellation_from_outside_reaches_its_scope(block, tasks):
     leaving = []
 
-    def conclude(exc: BaseException | None) -> BaseException | None:
+    def conclude(exc):
         leaving.append(exc)
         return exc
 
     with nothing_left(), trio.CancelScope() as scope:
-        async with BareNursery(conclude) as nursery:
+        async with open_nursery(conclude) as nursery:
             for _ in range(tasks):
                 nursery.start_soon(trio.sleep_forever)
             await wait_all_tasks_blocked()
@@ -172,18 +188,18 @@ async def test_a_cancellation_from_outside_reaches_its_scope(block: str, tasks: 
     assert [type(exc) for exc in leaving] == [trio.Cancelled if scope.cancelled_caught else type(None)]
 
 
-async def test_its_own_cancellation_stays_within() -> None:
+async def test_its_own_cancellation_stays_within():
     with nothing_left():
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             nursery.cancel_scope.cancel()
             await trio.sleep_forever()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-async def test_an_exception_outranks_a_cancellation_from_outside(error: type[BaseException]) -> None:
+async def test_an_exception_outranks_a_cancellation_from_outside(error):
     with trio.CancelScope() as scope, pytest.raises(error):
-        async with BareNursery(same) as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(fail_when_cancelled, error())
             await wait_all_tasks_blocked()
             scope.cancel()
@@ -191,10 +207,10 @@ async def test_an_exception_outranks_a_cancellation_from_outside(error: type[Bas
     assert not scope.cancelled_caught
 
 
-async def test_conclude_is_called_once_all_tasks_have_ended() -> None:
+async def test_conclude_is_called_once_all_tasks_have_ended():
     ended = []
 
-    async def task() -> None:
+    async def task():
         try:
             await trio.sleep_forever()
         finally:
@@ -202,55 +218,49 @@ async def test_conclude_is_called_once_all_tasks_have_ended() -> None:
                 await wait_all_tasks_blocked()
             ended.append("task")
 
-    def conclude(exc: BaseException | None) -> BaseException | None:
+    def conclude(exc):
         ended.append(repr(exc))
         return exc
 
     with pytest.raises(ValueError, match="block"):
-        async with BareNursery(conclude) as nursery:
+        async with open_nursery(conclude) as nursery:
             nursery.start_soon(task)
             await wait_all_tasks_blocked()
             raise ValueError("block")
     assert ended == ["task", "ValueError('block')"]
 
 
-async def test_conclude_may_raise_another_in_its_place() -> None:
+async def test_conclude_may_raise_another_in_its_place():
     other = KeyError()
     other.__context__ = context = OSError()
     for block in (None, ValueError()):
         with pytest.raises(KeyError) as excinfo:
-            async with BareNursery(lambda _: other):
+            async with open_nursery(lambda _: other):
                 if block:
                     raise block
         assert excinfo.value is other
         assert other.__context__ is context
 
 
-async def test_conclude_may_suppress() -> None:
-    async with BareNursery(lambda _: None) as nursery:
+async def test_conclude_may_suppress():
+    async with open_nursery(lambda _: None) as nursery:
         nursery.start_soon(fail, ValueError())
         await trio.sleep_forever()
 
 
 @pytest.mark.parametrize("where", ["block", "task", "both", "conclude", "cancelled"])
-async def test_no_reference_cycle_is_left(where: str) -> None:
-    async def clean_up_badly() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ValueError
-
-    async def once() -> None:
-        def conclude(leaving: BaseException | None) -> BaseException | None:
+async def test_no_reference_cycle_is_left(where):
+    async def once():
+        def conclude(leaving):
             return KeyError() if where == "conclude" else leaving
 
         with trio.CancelScope() as scope:
             try:
-                async with BareNursery(conclude) as nursery:
+                async with open_nursery(conclude) as nursery:
                     for _ in range(3):
                         nursery.start_soon(trio.sleep_forever)
                     if where in ("task", "both"):
-                        nursery.start_soon(clean_up_badly)
+                        nursery.start_soon(fail_when_cancelled, ValueError)
                     await wait_all_tasks_blocked()
                     if where in ("block", "both"):
                         raise KeyError
@@ -260,15 +270,13 @@ async def test_no_reference_cycle_is_left(where: str) -> None:
             except (KeyError, ValueError):
                 pass
 
-    await once()
-    with no_cycles():
-        await once()
+    await check_no_cycles(once)
 
 
 # Chains of exceptions
 
 
-def test_raise_unchanged_keeps_the_context() -> None:
+def test_raise_unchanged_keeps_the_context():
     error = FrozenError(1)
     with pytest.raises(FrozenError) as excinfo:
         try:
@@ -279,7 +287,7 @@ def test_raise_unchanged_keeps_the_context() -> None:
     assert error.__context__ is None
 
 
-def test_chain_prints_the_earlier_one_before_all_the_rest() -> None:
+def test_chain_prints_the_earlier_one_before_all_the_rest():
     first, cause, error = OSError("first"), KeyError("cause"), ValueError("error")
     error.__cause__ = cause
     chain(error, first)
@@ -288,7 +296,7 @@ def test_chain_prints_the_earlier_one_before_all_the_rest() -> None:
     assert chain_of(error) == [error, cause, first]
 
 
-def test_chain_overrides_from_none() -> None:
+def test_chain_overrides_from_none():
     hidden, error, first = KeyError("hidden"), ValueError("error"), OSError("first")
     error.__context__ = hidden
     error.__suppress_context__ = True
@@ -297,7 +305,7 @@ def test_chain_overrides_from_none() -> None:
     assert "hidden" not in printed(error)
 
 
-def test_chain_does_nothing_where_it_is_there_already() -> None:
+def test_chain_does_nothing_where_it_is_there_already():
     first, error = OSError("first"), ValueError("error")
     chain(error, first)
     chain(error, first)
@@ -305,7 +313,7 @@ def test_chain_does_nothing_where_it_is_there_already() -> None:
     assert chain_of(error) == [error, first]
 
 
-def test_chain_lets_no_loop_arise() -> None:
+def test_chain_lets_no_loop_arise():
     """Tasks cancelled while `error` was handled have it as the context of their Cancelled, in groups too."""
     error, cleanup = ValueError("error"), KeyError("clean-up")
     cleanup.__context__ = cleanup.__cause__ = OSError("out of the cancellation")
@@ -316,7 +324,7 @@ def test_chain_lets_no_loop_arise() -> None:
     assert cleanup.__context__.__context__ is None
 
 
-def test_chain_ends_where_exceptions_form_a_loop_already() -> None:
+def test_chain_ends_where_exceptions_form_a_loop_already():
     one, other, error = OSError(), KeyError(), ValueError()
     one.__context__, other.__context__ = other, one
     chain(error, one)
@@ -324,14 +332,14 @@ def test_chain_ends_where_exceptions_form_a_loop_already() -> None:
     one.__context__ = None
 
 
-def test_chain_of_ends_where_exceptions_form_a_loop() -> None:
+def test_chain_of_ends_where_exceptions_form_a_loop():
     one, other = ValueError(), KeyError()
     one.__context__, other.__context__ = other, one
     assert chain_of(one) == [one, other]
     one.__context__ = None
 
 
-def test_set_context_works_on_frozen_exceptions() -> None:
+def test_set_context_works_on_frozen_exceptions():
     error, context = FrozenError(1), OSError()
     set_context(error, context)
     assert error.__context__ is context

@@ -1,10 +1,7 @@
 """What each policy does with failures, what it gives back and what it raises."""
 
-from __future__ import annotations
-
 import math
 import pickle
-from typing import TYPE_CHECKING, Any
 
 import attrs
 import outcome
@@ -13,13 +10,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, FrozenError, Gauge, aiter_of, notes_of
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+from helpers import ALL_POLICIES, POLICIES, FrozenError, Gauge, aiter_of, fail_when_cancelled, notes_of
 
 
-async def quick_aiter_of(items: Iterable[Any]) -> AsyncIterator[Any]:
+async def quick_aiter_of(items):
     """An async iterable that never waits."""
     for item in items:
         yield item
@@ -29,26 +23,23 @@ class Boom(Exception):
     pass
 
 
-async def odd_fails(x: int) -> int:
+async def odd_fails(x):
     await trio.sleep(x / 10)
     if x % 2:
         raise Boom(x)
     return x * 10
 
 
-async def cleanup_fails(x: Any) -> None:
+async def cleanup_fails(x):
     """Fails out of its cancellation."""
-    try:
-        await trio.sleep_forever()
-    finally:
-        raise KeyError(f"cleanup of {x}")
+    await fail_when_cancelled(KeyError(f"cleanup of {x}"))
 
 
 # The policies themselves
 
 
 @pytest.mark.parametrize("policy", [*ALL_POLICIES, fanout.Collect(max_failures=3), fanout.Settle(move_on_after=2.5)])
-def test_policies_are_frozen_values(policy: Any) -> None:
+def test_policies_are_frozen_values(policy):
     assert attrs.has(type(policy))
     with pytest.raises((attrs.exceptions.FrozenInstanceError, AttributeError)):
         policy.max_failures = 1
@@ -57,7 +48,7 @@ def test_policies_are_frozen_values(policy: Any) -> None:
     assert pickle.loads(pickle.dumps(policy)) == policy
 
 
-async def test_a_policy_may_serve_any_number_of_runs(autojump_clock: Any) -> None:
+async def test_a_policy_may_serve_any_number_of_runs(autojump_clock):
     policy = fanout.Collect(max_failures=2)
     for _ in range(2):
         with pytest.raises(fanout.FanOutError) as excinfo:
@@ -68,12 +59,12 @@ async def test_a_policy_may_serve_any_number_of_runs(autojump_clock: Any) -> Non
 # FailFast
 
 
-async def test_fail_fast_is_the_default(autojump_clock: Any) -> None:
+async def test_fail_fast_is_the_default(autojump_clock):
     for call in (fanout.map, fanout.do):
         with pytest.raises(Boom):
             await call(odd_fails, range(4))
 
-    async def fail(x: int) -> None:
+    async def fail(x):
         raise Boom
 
     with pytest.raises(Boom):
@@ -81,8 +72,8 @@ async def test_fail_fast_is_the_default(autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle(), fanout.FirstSuccess()])
-async def test_no_failure_gives_back_the_results(policy: Any) -> None:
-    async def fn(x: int) -> int:
+async def test_no_failure_gives_back_the_results(policy):
+    async def fn(x):
         return x
 
     results = await fanout.map(fn, range(3), policy=policy)
@@ -100,17 +91,16 @@ async def test_no_failure_gives_back_the_results(policy: Any) -> None:
 
 
 @pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()])
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_no_items_give_back_an_empty_list(make: Any, policy: Any) -> None:
+async def test_no_items_give_back_an_empty_list(make, policy):
     assert await fanout.map(odd_fails, make([]), policy=policy) == []
     assert await fanout.fan_out([], 1, policy=policy) == []
 
 
-async def test_fail_fast_raises_the_failure_itself_and_cancels_the_run(autojump_clock: Any) -> None:
+async def test_fail_fast_raises_the_failure_itself_and_cancels_the_run(autojump_clock):
     error = Boom("the one")
     cancelled = []
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         try:
             await trio.sleep(x)
         except trio.Cancelled:
@@ -126,11 +116,10 @@ async def test_fail_fast_raises_the_failure_itself_and_cancels_the_run(autojump_
     assert sorted(cancelled) == [3, 4, 5]
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_fail_fast_starts_nothing_after_a_failure(make: Any) -> None:
+async def test_fail_fast_starts_nothing_after_a_failure(make):
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             if x == 2:
                 raise Boom
@@ -140,10 +129,10 @@ async def test_fail_fast_starts_nothing_after_a_failure(make: Any) -> None:
     assert gauge.began == [0, 1, 2]
 
 
-async def test_fail_fast_keeps_the_failures_cause_context_and_traceback() -> None:
+async def test_fail_fast_keeps_the_failures_cause_context_and_traceback():
     cause, context = ValueError("cause"), KeyError("context")
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         try:
             raise context
         except KeyError:
@@ -156,8 +145,8 @@ async def test_fail_fast_keeps_the_failures_cause_context_and_traceback() -> Non
     assert "fn" in [entry.name for entry in excinfo.traceback]
 
 
-async def test_fail_fast_adds_no_context_to_a_failure_that_has_none() -> None:
-    async def fn(x: int) -> None:
+async def test_fail_fast_adds_no_context_to_a_failure_that_has_none():
+    async def fn(x):
         raise Boom
 
     with pytest.raises(Boom) as excinfo:
@@ -166,11 +155,11 @@ async def test_fail_fast_adds_no_context_to_a_failure_that_has_none() -> None:
     assert excinfo.value.__cause__ is None
 
 
-async def fail_together(count: int, policy: Any, messages: Any = "failure {}".format) -> None:
+async def fail_together(count, policy, messages="failure {}".format):
     """Run `count` items that all fail in one turn of the event loop, none of them by a cancellation."""
     event = trio.Event()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         if x == count - 1:
             await wait_all_tasks_blocked()
             event.set()  # the others are on their way from here on: no cancellation reaches them
@@ -182,7 +171,7 @@ async def fail_together(count: int, policy: Any, messages: Any = "failure {}".fo
 
 
 @pytest.mark.parametrize("attempt", range(5))
-async def test_fail_fast_raises_the_lowest_index_of_those_that_failed_together(attempt: int) -> None:
+async def test_fail_fast_raises_the_lowest_index_of_those_that_failed_together(attempt):
     with pytest.raises(Boom, match="failure 0") as excinfo:
         await fail_together(4, fanout.FailFast())
     assert excinfo.value.__notes__ == [
@@ -193,7 +182,7 @@ async def test_fail_fast_raises_the_lowest_index_of_those_that_failed_together(a
     ]
 
 
-async def test_fail_fast_tells_of_ten_others_and_counts_the_rest() -> None:
+async def test_fail_fast_tells_of_ten_others_and_counts_the_rest():
     with pytest.raises(Boom) as excinfo:
         await fail_together(929, fanout.FailFast())
     assert excinfo.value.__notes__ == [
@@ -204,14 +193,14 @@ async def test_fail_fast_tells_of_ten_others_and_counts_the_rest() -> None:
 
 
 @pytest.mark.parametrize(("count", "last"), [(11, "item 10 also failed: Boom: failure 10"), (12, "and 1 more")])
-async def test_fail_fast_counts_the_rest_only_where_there_is_one(count: int, last: str) -> None:
+async def test_fail_fast_counts_the_rest_only_where_there_is_one(count, last):
     with pytest.raises(Boom) as excinfo:
         await fail_together(count, fanout.FailFast())
     assert excinfo.value.__notes__[-1] == last
     assert len(excinfo.value.__notes__) == count
 
 
-async def test_fail_fast_notes_are_one_line_each_and_cut_at_80_characters() -> None:
+async def test_fail_fast_notes_are_one_line_each_and_cut_at_80_characters():
     messages = ["first", "x" * 80, "y" * 81, "two\nlines", ""]
     with pytest.raises(Boom) as excinfo:
         await fail_together(5, fanout.FailFast(), messages.__getitem__)
@@ -222,14 +211,14 @@ async def test_fail_fast_notes_are_one_line_each_and_cut_at_80_characters() -> N
     assert notes[4] == "item 4 also failed: Boom"
 
 
-async def test_fail_fast_notes_survive_a_message_that_cannot_be_made() -> None:
+async def test_fail_fast_notes_survive_a_message_that_cannot_be_made():
     class Unprintable(Exception):
-        def __str__(self) -> str:
+        def __str__(self):
             raise RuntimeError
 
     event = trio.Event()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         if x == 2:
             await wait_all_tasks_blocked()
             event.set()
@@ -242,8 +231,8 @@ async def test_fail_fast_notes_survive_a_message_that_cannot_be_made() -> None:
     assert excinfo.value.__notes__[1].startswith("item 1 also failed: Unprintable")
 
 
-async def test_no_note_holds_the_item_itself(autojump_clock: Any) -> None:
-    async def fn(x: str) -> None:
+async def test_no_note_holds_the_item_itself(autojump_clock):
+    async def fn(x):
         try:
             await trio.sleep(1)
         finally:
@@ -255,10 +244,10 @@ async def test_no_note_holds_the_item_itself(autojump_clock: Any) -> None:
     assert len(excinfo.value.__notes__) == 2
 
 
-async def test_a_failure_out_of_the_cancellation_is_secondary(autojump_clock: Any) -> None:
+async def test_a_failure_out_of_the_cancellation_is_secondary(autojump_clock):
     """It is raised only where there is no other, though its index is lower."""
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         if x == 2:
             await trio.sleep(1)
             raise Boom("the cause")
@@ -275,8 +264,8 @@ async def test_a_failure_out_of_the_cancellation_is_secondary(autojump_clock: An
 
 
 @pytest.mark.parametrize("how", ["from None", "from other", "in a group", "two deep", "retried"])
-async def test_a_secondary_failure_is_known_in_any_guise(how: str, autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_a_secondary_failure_is_recognized_in_any_form(how, autojump_clock):
+    async def fn(x):
         if x == 1:
             await trio.sleep(1)
             raise Boom("the cause")
@@ -307,8 +296,8 @@ async def test_a_secondary_failure_is_known_in_any_guise(how: str, autojump_cloc
     assert excinfo.value.__notes__[1].startswith("item 0 also failed: ")
 
 
-async def test_a_failure_during_but_not_out_of_the_cancellation_is_primary(autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_a_failure_during_but_not_out_of_the_cancellation_is_primary(autojump_clock):
+    async def fn(x):
         if x == 1:
             await trio.sleep(1)
             raise Boom
@@ -321,13 +310,13 @@ async def test_a_failure_during_but_not_out_of_the_cancellation_is_primary(autoj
     assert excinfo.value.__notes__ == ["item 0", "item 1 also failed: Boom"]
 
 
-async def test_a_time_out_is_not_hidden_by_a_cleanup_with_a_lower_index(autojump_clock: Any) -> None:
-    async def source() -> Any:
+async def test_a_time_out_is_not_hidden_by_a_cleanup_with_a_lower_index(autojump_clock):
+    async def source():
         yield "early"
         await trio.sleep(1)
         yield "late"
 
-    async def fn(x: str) -> None:
+    async def fn(x):
         if x == "early":
             with trio.CancelScope(shield=True):  # its own time-out passes it by, until that of the other has come
                 await trio.sleep(8)
@@ -338,8 +327,8 @@ async def test_a_time_out_is_not_hidden_by_a_cleanup_with_a_lower_index(autojump
     assert excinfo.value.__notes__ == ["item 1", "item 0 also failed: KeyError: 'cleanup of early'"]
 
 
-async def test_a_time_out_inside_an_item_outranks_lower_cleanups(autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_a_time_out_inside_an_item_outranks_lower_cleanups(autojump_clock):
+    async def fn(x):
         if x == 3:
             with trio.fail_after(2):
                 await trio.sleep_forever()
@@ -352,7 +341,7 @@ async def test_a_time_out_inside_an_item_outranks_lower_cleanups(autojump_clock:
     assert [note.split(" also")[0] for note in notes[1:]] == ["item 0", "item 1", "item 2", "item 4"]
 
 
-async def test_secondary_failures_are_raised_where_there_is_no_other(autojump_clock: Any) -> None:
+async def test_secondary_failures_are_raised_where_there_is_no_other(autojump_clock):
     """The run is cancelled from outside, and two cleanups fail: the first of them is raised."""
     with pytest.raises(KeyError, match="cleanup of 0") as excinfo, trio.move_on_after(1):
         await fanout.map(cleanup_fails, range(2))
@@ -360,13 +349,11 @@ async def test_secondary_failures_are_raised_where_there_is_no_other(autojump_cl
 
 
 @pytest.mark.parametrize("item_timeout", [None, 5])
-async def test_an_exception_that_takes_no_note_is_raised_as_it_is(
-    item_timeout: float | None, autojump_clock: Any
-) -> None:
+async def test_an_exception_that_takes_no_note_is_raised_as_it_is(item_timeout, autojump_clock):
     errors = [FrozenError(code) for code in range(3)]
     event = trio.Event()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         await trio.sleep(x)
         if x == 2:
             event.set()
@@ -383,17 +370,17 @@ async def test_an_exception_that_takes_no_note_is_raised_as_it_is(
         await fanout.map(fn, range(3), item_timeout=item_timeout, policy=fanout.Collect())
     assert list(collected.value.failures.values()) == errors
     settled = await fanout.map(fn, range(3), item_timeout=item_timeout, policy=fanout.Settle())
-    assert [one.error for one in settled] == errors  # type: ignore[union-attr]
+    assert [one.error for one in settled] == errors
     with pytest.raises(fanout.FanOutError) as excinfo2:
         await fanout.fan_out([fn], 2, item_timeout=item_timeout, policy=fanout.FirstSuccess())
     assert excinfo2.value.exceptions == (errors[2],)
 
 
-async def test_the_same_exception_object_from_two_items_is_two_failures(autojump_clock: Any) -> None:
+async def test_the_same_exception_object_from_two_items_is_two_failures(autojump_clock):
     error = Boom("shared")
     event = trio.Event()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         if x == 2:
             await trio.sleep(1)
             event.set()
@@ -417,7 +404,7 @@ async def test_the_same_exception_object_from_two_items_is_two_failures(autojump
 # Collect
 
 
-async def test_collect_goes_on_and_raises_every_failure(autojump_clock: Any) -> None:
+async def test_collect_goes_on_and_raises_every_failure(autojump_clock):
     with pytest.raises(fanout.FanOutError) as excinfo:
         await fanout.map(odd_fails, range(5), policy=fanout.Collect(), limit=2)
     error = excinfo.value
@@ -429,8 +416,8 @@ async def test_collect_goes_on_and_raises_every_failure(autojump_clock: Any) -> 
     assert str(error).startswith("2 of 5 items failed: 1, 3")
 
 
-async def test_collect_indices_ascend_whatever_order_they_failed_in(autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_collect_indices_ascend_in_any_order_of_failures(autojump_clock):
+    async def fn(x):
         await trio.sleep(10 - x)
         raise Boom(x)
 
@@ -442,10 +429,10 @@ async def test_collect_indices_ascend_whatever_order_they_failed_in(autojump_clo
 
 
 @pytest.mark.parametrize("limit", [1, 2, 40])
-async def test_collect_cancels_the_run_at_max_failures(limit: int, autojump_clock: Any) -> None:
+async def test_collect_cancels_the_run_at_max_failures(limit, autojump_clock):
     gauge = Gauge()
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         with gauge.running(x):
             return await odd_fails(x)
 
@@ -456,14 +443,14 @@ async def test_collect_cancels_the_run_at_max_failures(limit: int, autojump_cloc
     assert excinfo.value.total == len(gauge.began) <= 5 + limit
 
 
-async def test_collect_with_fewer_failures_than_the_maximum_goes_on(autojump_clock: Any) -> None:
+async def test_collect_with_fewer_failures_than_the_maximum_goes_on(autojump_clock):
     with pytest.raises(fanout.FanOutError) as excinfo:
         await fanout.map(odd_fails, range(5), policy=fanout.Collect(max_failures=3))
     assert excinfo.value.total == 5
     assert len(excinfo.value.results) == 3
 
 
-async def test_collect_of_one_is_fail_fast_with_the_index_and_partial_results(autojump_clock: Any) -> None:
+async def test_collect_of_one_is_fail_fast_with_the_index_and_partial_results(autojump_clock):
     with pytest.raises(fanout.FanOutError) as excinfo:
         await fanout.map(odd_fails, [0, 2, 3, 8], policy=fanout.Collect(max_failures=1))
     assert excinfo.value.indices == (2,)
@@ -472,8 +459,8 @@ async def test_collect_of_one_is_fail_fast_with_the_index_and_partial_results(au
     assert trio.current_time() == pytest.approx(0.3)
 
 
-async def test_collect_records_failures_of_the_cancellation_too(autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_collect_records_failures_of_the_cancellation_too(autojump_clock):
+    async def fn(x):
         if x == 1:
             await trio.sleep(1)
             raise Boom
@@ -484,7 +471,7 @@ async def test_collect_records_failures_of_the_cancellation_too(autojump_clock: 
     assert excinfo.value.indices == (0, 1, 2)
 
 
-async def test_collect_in_do_keeps_no_results(autojump_clock: Any) -> None:
+async def test_collect_in_do_keeps_no_results(autojump_clock):
     with pytest.raises(fanout.FanOutError) as excinfo:
         await fanout.do(odd_fails, range(4), policy=fanout.Collect())
     assert excinfo.value.results == {}
@@ -493,11 +480,11 @@ async def test_collect_in_do_keeps_no_results(autojump_clock: Any) -> None:
     assert await fanout.do(odd_fails, [0, 2], policy=fanout.Collect()) is None
 
 
-async def test_collect_in_fan_out_is_keyed_by_the_place_of_the_function() -> None:
-    async def good(x: int) -> int:
+async def test_collect_in_fan_out_is_keyed_by_the_place_of_the_function():
+    async def good(x):
         return x
 
-    async def bad(x: int) -> int:
+    async def bad(x):
         raise Boom
 
     with pytest.raises(fanout.FanOutError) as excinfo:
@@ -506,7 +493,7 @@ async def test_collect_in_fan_out_is_keyed_by_the_place_of_the_function() -> Non
     assert excinfo.value.results == {0: 3, 2: 3}
 
 
-async def test_failures_can_be_retried_by_their_indices(autojump_clock: Any) -> None:
+async def test_failures_can_be_retried_by_their_indices(autojump_clock):
     items = [1, 2, 3]
     with pytest.raises(fanout.FanOutError) as excinfo:
         await fanout.map(odd_fails, items, policy=fanout.Collect())
@@ -516,18 +503,17 @@ async def test_failures_can_be_retried_by_their_indices(autojump_clock: Any) -> 
 # Settle
 
 
-async def test_settle_gives_back_the_outcome_of_each_item(autojump_clock: Any) -> None:
+async def test_settle_gives_back_the_outcome_of_each_item(autojump_clock):
     outcomes = await fanout.map(odd_fails, range(4), policy=fanout.Settle())
     assert [type(one) for one in outcomes] == [outcome.Value, outcome.Error] * 2
-    assert [one.value for one in outcomes[::2]] == [0, 20]  # type: ignore[union-attr]
-    assert [one.error.args for one in outcomes[1::2]] == [(1,), (3,)]  # type: ignore[union-attr]
+    assert [one.value for one in outcomes[::2]] == [0, 20]
+    assert [one.error.args for one in outcomes[1::2]] == [(1,), (3,)]
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_settle_moves_on_when_its_time_has_passed(make: Any, autojump_clock: Any) -> None:
+async def test_settle_moves_on_when_its_time_has_passed(make, autojump_clock):
     """From a source with a length there is an outcome for each item; from another, for each that was taken."""
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         await trio.sleep(x)
         return x
 
@@ -546,55 +532,54 @@ async def test_settle_moves_on_when_its_time_has_passed(make: Any, autojump_cloc
         outcomes[1].unwrap()
 
 
-async def test_settle_takes_the_length_of_an_async_source_that_has_one(autojump_clock: Any) -> None:
+async def test_settle_takes_the_length_of_an_async_source_that_has_one(autojump_clock):
     class Sized:
-        def __len__(self) -> int:
+        def __len__(self):
             return 4
 
-        def __aiter__(self) -> Any:
+        def __aiter__(self):
             return aiter_of([1, 9, 9, 9])
 
     outcomes = await fanout.map(trio.sleep, Sized(), limit=2, policy=fanout.Settle(move_on_after=5))
     assert [type(one) for one in outcomes] == [outcome.Value] + [outcome.Error] * 3
-    assert [one.error.started for one in outcomes[1:]] == [True, True, False]  # type: ignore[union-attr]
+    assert [one.error.started for one in outcomes[1:]] == [True, True, False]
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_settle_tells_items_that_wait_for_a_token_from_those_that_run(make: Any, autojump_clock: Any) -> None:
+async def test_settle_tells_items_that_wait_for_a_token_from_those_that_run(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
-    limiter.acquire_on_behalf_of_nowait("somebody else")
+    limiter.acquire_on_behalf_of_nowait("other")
     outcomes = await fanout.map(trio.sleep, make([9, 9, 9]), limit=limiter, policy=fanout.Settle(move_on_after=5))
-    started = [one.error.started for one in outcomes]  # type: ignore[union-attr]
+    started = [one.error.started for one in outcomes]
     assert started[:1] == [True]
     assert not any(started[1:])
     if make is list:
         assert len(started) == 3
 
 
-async def test_settle_returns_early_when_all_is_done(autojump_clock: Any) -> None:
+async def test_settle_returns_early_when_all_is_done(autojump_clock):
     outcomes = await fanout.map(trio.sleep, [1, 2], policy=fanout.Settle(move_on_after=5))
     assert outcomes == [outcome.Value(None)] * 2
     assert trio.current_time() == 2
 
 
 @pytest.mark.parametrize("make", [list, iter, aiter_of, quick_aiter_of])
-async def test_settle_that_moves_on_at_once_starts_nothing(make: Any, autojump_clock: Any) -> None:
+async def test_settle_that_moves_on_at_once_starts_nothing(make, autojump_clock):
     began = []
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         began.append(x)
 
     outcomes = await fanout.map(fn, make([1, 2]), policy=fanout.Settle(move_on_after=0))
-    assert [type(one.error) for one in outcomes] == [fanout.Unfinished] * len(outcomes)  # type: ignore[union-attr]
-    assert [one.error.started for one in outcomes] == [False] * len(outcomes)  # type: ignore[union-attr]
+    assert [type(one.error) for one in outcomes] == [fanout.Unfinished] * len(outcomes)
+    assert [one.error.started for one in outcomes] == [False] * len(outcomes)
     assert began == []
     if make is list:
         assert len(outcomes) == 2
     assert trio.current_time() == 0
 
 
-async def test_settle_keeps_what_items_make_of_their_cancellation(autojump_clock: Any) -> None:
-    async def fn(x: int) -> str:
+async def test_settle_keeps_what_items_make_of_their_cancellation(autojump_clock):
+    async def fn(x):
         match x:
             case 0:
                 await cleanup_fails(x)
@@ -611,28 +596,28 @@ async def test_settle_keeps_what_items_make_of_their_cancellation(autojump_clock
         raise AssertionError
 
     outcomes = await fanout.map(fn, range(4), policy=fanout.Settle(move_on_after=2))
-    assert isinstance(outcomes[0].error, KeyError)  # type: ignore[union-attr]
+    assert isinstance(outcomes[0].error, KeyError)
     assert outcomes[1:3] == [outcome.Value("shielded"), outcome.Value("caught")]
-    assert outcomes[3].error.started is True  # type: ignore[union-attr]
+    assert outcomes[3].error.started is True
     assert trio.current_time() == 3
 
 
-async def test_settle_in_fan_out_moves_on_too(autojump_clock: Any) -> None:
-    async def quick(x: int) -> int:
+async def test_settle_in_fan_out_moves_on_too(autojump_clock):
+    async def quick(x):
         return x
 
     outcomes = await fanout.fan_out([trio.sleep, quick], 7, policy=fanout.Settle(move_on_after=1))
     assert outcomes[1] == outcome.Value(7)
-    assert outcomes[0].error.index == 0  # type: ignore[union-attr]
+    assert outcomes[0].error.index == 0
 
 
-async def test_settle_does_not_take_an_items_own_timeout_for_unfinished(autojump_clock: Any) -> None:
+async def test_settle_does_not_take_an_items_own_timeout_for_unfinished(autojump_clock):
     (one,) = await fanout.map(trio.sleep, [9], policy=fanout.Settle(move_on_after=5), item_timeout=2)
-    assert type(one.error) is trio.TooSlowError  # type: ignore[union-attr]
+    assert type(one.error) is trio.TooSlowError
 
 
 @pytest.mark.parametrize(("started", "words"), [(True, "started"), (False, "not started")])
-def test_unfinished_says_which_item_it_stands_for(started: bool, words: str) -> None:
+def test_unfinished_says_which_item_it_stands_for(started, words):
     error = fanout.Unfinished(7, started)
     assert (error.index, error.started) == (7, started)
     assert "7" in str(error)
@@ -644,10 +629,10 @@ def test_unfinished_says_which_item_it_stands_for(started: bool, words: str) -> 
 # FirstSuccess
 
 
-async def test_first_success_gives_back_the_first_result_and_cancels_the_rest(autojump_clock: Any) -> None:
+async def test_first_success_gives_back_the_first_result_and_cancels_the_rest(autojump_clock):
     cancelled = []
 
-    async def fn(x: int) -> str:
+    async def fn(x):
         if x == 1:
             raise Boom
         try:
@@ -662,8 +647,8 @@ async def test_first_success_gives_back_the_first_result_and_cancels_the_rest(au
     assert sorted(cancelled) == [5, 9]
 
 
-async def test_first_success_disregards_failures_of_the_items_it_cancels(autojump_clock: Any) -> None:
-    async def fn(x: int) -> str:
+async def test_first_success_disregards_failures_of_the_items_it_cancels(autojump_clock):
+    async def fn(x):
         if x == 2:
             await trio.sleep(1)
             return "two"
@@ -673,8 +658,8 @@ async def test_first_success_disregards_failures_of_the_items_it_cancels(autojum
     assert await fanout.map(fn, range(4), policy=fanout.FirstSuccess()) == "two"
 
 
-async def test_first_success_gives_back_the_first_of_several(autojump_clock: Any) -> None:
-    async def fn(x: int) -> str:
+async def test_first_success_gives_back_the_first_of_several(autojump_clock):
+    async def fn(x):
         if x == 1:
             await trio.sleep(1)
             return "first"
@@ -686,10 +671,10 @@ async def test_first_success_gives_back_the_first_of_several(autojump_clock: Any
     assert trio.current_time() == 2
 
 
-async def test_first_success_takes_nothing_more_than_it_needs() -> None:
+async def test_first_success_takes_nothing_more_than_it_needs():
     gauge = Gauge()
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         with gauge.running(x):
             if x < 3:
                 raise Boom
@@ -700,15 +685,15 @@ async def test_first_success_takes_nothing_more_than_it_needs() -> None:
 
 
 @pytest.mark.parametrize("result", [None, 0, False, Boom()])
-async def test_first_success_takes_any_value_for_a_success(result: object) -> None:
-    async def fn(x: int) -> object:
+async def test_first_success_takes_any_value_for_a_success(result):
+    async def fn(x):
         return result
 
     assert await fanout.map(fn, [1, 2], policy=fanout.FirstSuccess()) is result
 
 
-async def test_first_success_raises_all_failures_if_none_succeeded(autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_first_success_raises_all_failures_if_none_succeeded(autojump_clock):
+    async def fn(x):
         await trio.sleep(3 - x)
         raise Boom(x)
 
@@ -721,8 +706,7 @@ async def test_first_success_raises_all_failures_if_none_succeeded(autojump_cloc
         await fanout.fan_out([fn, fn], 1, policy=fanout.FirstSuccess())
 
 
-@pytest.mark.parametrize("make", [list, iter, aiter_of])
-async def test_first_success_without_items_is_a_value_error(make: Any) -> None:
+async def test_first_success_without_items_is_a_value_error(make):
     with pytest.raises(ValueError, match="FirstSuccess"):
         await fanout.map(odd_fails, make([]), policy=fanout.FirstSuccess())
     with pytest.raises(ValueError, match="FirstSuccess"):
@@ -732,27 +716,27 @@ async def test_first_success_without_items_is_a_value_error(make: Any) -> None:
 # What counts as a failure
 
 
-async def test_an_items_own_group_is_one_failure_kept_whole() -> None:
+async def test_an_items_own_group_is_one_failure_kept_whole():
     group = ExceptionGroup("mine", [ValueError(1), ExceptionGroup("inner", [KeyError(2)])])
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         raise group
 
-    with pytest.raises(ExceptionGroup) as excinfo:
+    with pytest.RaisesGroup(ValueError, pytest.RaisesGroup(KeyError)) as excinfo:
         await fanout.map(fn, [1])
     assert excinfo.value is group
     with pytest.raises(fanout.FanOutError) as collected:
         await fanout.map(fn, [1], policy=fanout.Collect())
     assert collected.value.exceptions == (group,)
     (one,) = await fanout.map(fn, [1], policy=fanout.Settle())
-    assert one.error is group  # type: ignore[union-attr]
+    assert one.error is group
 
 
 @pytest.mark.parametrize("error", [StopAsyncIteration, GeneratorExit, TypeError, StopIteration, AssertionError])
-async def test_control_flow_exceptions_of_other_things_are_failures_like_any(error: type[BaseException]) -> None:
+async def test_control_flow_exceptions_of_other_things_are_failures(error):
     """None of them ends the run in silence."""
 
-    def fn(x: int) -> Any:
+    def fn(x):
         raise error  # in the call itself, where no coroutine turns a StopIteration into something else
 
     if not issubclass(error, Exception):
@@ -761,49 +745,46 @@ async def test_control_flow_exceptions_of_other_things_are_failures_like_any(err
                 await fanout.map(fn, [1, 2], policy=policy)
         return
     outcomes = await fanout.map(fn, [1, 2], policy=fanout.Settle())
-    assert [type(one.error) for one in outcomes] == [error] * 2  # type: ignore[union-attr]
-    with pytest.raises(fanout.FanOutError) as excinfo:
+    assert [type(one.error) for one in outcomes] == [error] * 2
+    with pytest.RaisesGroup(error, error) as excinfo:
         await fanout.map(fn, iter([1, 2]), policy=fanout.Collect())
-    assert [type(exc) for exc in excinfo.value.exceptions] == [error] * 2
+    assert type(excinfo.value) is fanout.FanOutError
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES)
-async def test_a_group_of_cancelled_and_errors_is_split_between_trio_and_the_policy(
-    policy: Any, autojump_clock: Any
-) -> None:
-    async def fn(x: int) -> None:
+@POLICIES
+async def test_a_group_of_cancelled_and_errors_is_split_between_trio_and_the_policy(policy, autojump_clock):
+    async def fn(x):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             nursery.start_soon(cleanup_fails, "child")
 
     with trio.move_on_after(1) as scope:
         if isinstance(policy, fanout.FailFast):
-            with pytest.raises(ExceptionGroup) as excinfo:
+            with pytest.RaisesGroup(KeyError) as excinfo:
                 await fanout.map(fn, [1], policy=policy)
-            assert [type(exc) for exc in excinfo.value.exceptions] == [KeyError]
             assert notes_of(excinfo.value) == ["item 0"]
         elif isinstance(policy, fanout.Collect):
             with pytest.raises(fanout.FanOutError) as collected:
                 await fanout.map(fn, [1], policy=policy)
-            assert [type(exc) for exc in collected.value.failures[0].exceptions] == [KeyError]  # type: ignore[attr-defined]
+            assert pytest.RaisesGroup(KeyError).matches(collected.value.failures[0])
         else:
             await fanout.map(fn, [1], policy=policy)
     assert scope.cancelled_caught is not isinstance(policy, (fanout.FailFast, fanout.Collect))
 
 
-async def test_a_mixed_group_under_settle_is_an_outcome(autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_a_mixed_group_under_settle_is_an_outcome(autojump_clock):
+    async def fn(x):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             nursery.start_soon(cleanup_fails, "child")
 
     (one,) = await fanout.map(fn, [1], policy=fanout.Settle(move_on_after=1))
-    assert isinstance(one.error, ExceptionGroup)  # type: ignore[union-attr]
-    assert [type(exc) for exc in one.error.exceptions] == [KeyError]  # type: ignore[union-attr]
+    assert isinstance(one.error, ExceptionGroup)
+    assert pytest.RaisesGroup(KeyError).matches(one.error)
 
 
-async def test_the_part_of_a_mixed_group_is_a_secondary_failure(autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_the_part_of_a_mixed_group_is_a_secondary_failure(autojump_clock):
+    async def fn(x):
         if x == 1:
             await trio.sleep(1)
             raise Boom

@@ -1,7 +1,5 @@
 """`in_process`: CPU-bound functions in worker processes."""
 
-from __future__ import annotations
-
 import contextvars
 import functools
 import multiprocessing
@@ -26,7 +24,7 @@ trio_parallel = pytest.importorskip("trio_parallel", reason="needs the extra `pr
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="processes are not killed by signals there")
 
-tint: contextvars.ContextVar[str] = contextvars.ContextVar("tint", default="none")
+tint = contextvars.ContextVar("tint", default="none")
 
 
 class StubbornError(Exception):
@@ -90,7 +88,7 @@ def crash_on(bad, item):
 def say_pid_and_hang(path):
     new = path.with_suffix(".new")
     new.write_text(str(os.getpid()))
-    new.rename(path)  # so that nobody reads half of it
+    new.rename(path)  # so that half of it is never read
     while True:
         pass
 
@@ -99,7 +97,7 @@ async def coroutine_function():
     raise AssertionError
 
 
-def async_in_disguise():
+def returns_coroutine():
     return coroutine_function()
 
 
@@ -208,9 +206,9 @@ async def test_killed_worker_names_the_signal(number, name):
     )
 
 
-async def test_async_function_in_disguise_is_a_type_error(capfd):
-    with pytest.raises(TypeError, match="fn of in_process must be a function that is not async, but async_in_disguise"):
-        await in_process(async_in_disguise)()
+async def test_function_that_returns_a_coroutine_is_a_type_error(capfd):
+    with pytest.raises(TypeError, match="fn of in_process must be a function that is not async, but returns_coroutine"):
+        await in_process(returns_coroutine)()
     assert "never awaited" not in capfd.readouterr().err
 
 
@@ -222,7 +220,7 @@ async def test_async_function_in_disguise_is_a_type_error(capfd):
         (interrupt, r"interrupt raised KeyboardInterrupt\(\)"),
     ],
 )
-async def test_what_is_no_exception_is_one_items_failure(fn, told):
+async def test_a_base_exception_is_one_items_failure(fn, told):
     """`sys.exit()` in a worker does not end the caller's program, nor the worker."""
     with pytest.raises(RuntimeError, match=told) as caught:
         await fanout.fan_out([lambda _: in_process(fn)()], None)
@@ -243,7 +241,7 @@ async def test_worker_that_died_with_exit_code_1_speaks_of_the_main_guard():
 
 @pytest.mark.parametrize("policy", ["FailFast", "Settle"])
 def test_program_without_a_main_guard_is_told_of_it_in_a_few_lines(tmp_path, policy):
-    """And nothing of it runs on in the workers, whatever it does about failures."""
+    """And nothing of it runs on in the workers, under any policy."""
     program = tmp_path / "program.py"
     program.write_text(
         "import math, trio\n"
@@ -383,7 +381,7 @@ def test_what_a_worker_cannot_import_is_a_value_error_at_once_that_says_the_rule
         (str.upper, ("a",), "A"),
     ],
 )
-async def test_whatever_can_be_imported_is_taken(fn, args, result):
+async def test_any_function_that_can_be_imported_is_accepted(fn, args, result):
     assert await in_process(fn)(*args) == result
 
 

@@ -1,18 +1,12 @@
 """Retries are the job of `stamina` and `tenacity`: that they compose with the calls of this package, under Trio."""
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 import trio_fanout as fanout
 from trio_fanout import cap, throttle
-
-if TYPE_CHECKING:
-    from trio.testing import MockClock
 
 stamina = pytest.importorskip("stamina")
 tenacity = pytest.importorskip("tenacity")
@@ -25,9 +19,9 @@ class BusyError(Exception):
 class Flaky:
     """An async function that fails so many times for an item, and notes when it was called."""
 
-    def __init__(self, failures: dict) -> None:
+    def __init__(self, failures):
         self.failures = Counter(failures)
-        self.calls: list = []
+        self.calls = []
 
     async def __call__(self, item):
         self.calls.append((item, trio.current_time()))
@@ -46,7 +40,7 @@ class Flaky:
 WAITS = {"wait_initial": 1, "wait_max": 60, "wait_jitter": 0, "timeout": None}
 
 
-async def test_stamina_retries_an_item_inside_of_its_call(autojump_clock: MockClock):
+async def test_stamina_retries_an_item_inside_of_its_call(autojump_clock):
     flaky = Flaky({"b": 2})
     fetch = stamina.retry(on=BusyError, attempts=3, **WAITS)(flaky.__call__)
     assert await fanout.map(fetch, "abc", limit=3) == ["A", "B", "C"]
@@ -54,7 +48,7 @@ async def test_stamina_retries_an_item_inside_of_its_call(autojump_clock: MockCl
     assert trio.current_time() == 6
 
 
-async def test_stamina_gives_up_with_the_failure_itself(autojump_clock: MockClock):
+async def test_stamina_gives_up_with_the_failure_itself(autojump_clock):
     flaky = Flaky({"b": 9})
     fetch = stamina.retry(on=BusyError, attempts=3, **WAITS)(flaky.__call__)
     with pytest.raises(BusyError) as caught:
@@ -63,7 +57,7 @@ async def test_stamina_gives_up_with_the_failure_itself(autojump_clock: MockCloc
     assert flaky.attempts == {"a": 1, "b": 3, "c": 1}
 
 
-async def test_tenacity_retries_an_item_inside_of_its_call(autojump_clock: MockClock):
+async def test_tenacity_retries_an_item_inside_of_its_call(autojump_clock):
     flaky = Flaky({"b": 2})
     fetch = tenacity.retry(
         retry=tenacity.retry_if_exception_type(BusyError),
@@ -75,7 +69,7 @@ async def test_tenacity_retries_an_item_inside_of_its_call(autojump_clock: MockC
     assert [time for item, time in flaky.calls if item == "b"] == [0, 2, 5]
 
 
-async def test_tenacity_gives_up_with_the_failure_itself(autojump_clock: MockClock):
+async def test_tenacity_gives_up_with_the_failure_itself(autojump_clock):
     flaky = Flaky({"b": 9})
     fetch = tenacity.retry(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(1), reraise=True)(
         flaky.__call__
@@ -87,7 +81,7 @@ async def test_tenacity_gives_up_with_the_failure_itself(autojump_clock: MockClo
     assert isinstance(caught.value.failures[1], BusyError)
 
 
-async def test_cancellation_ends_the_wait_between_attempts(autojump_clock: MockClock):
+async def test_cancellation_ends_the_wait_between_attempts(autojump_clock):
     """Neither of the two takes a `Cancelled` for something to try again."""
     for retry in (
         stamina.retry(on=Exception, attempts=9, wait_initial=60, wait_max=60, wait_jitter=0, timeout=None),
@@ -100,7 +94,7 @@ async def test_cancellation_ends_the_wait_between_attempts(autojump_clock: MockC
         assert flaky.attempts == {"a": 1}
 
 
-async def test_timeout_for_each_attempt_and_another_for_all_of_them(autojump_clock: MockClock):
+async def test_timeout_for_each_attempt_and_another_for_all_of_them(autojump_clock):
     """The time of an attempt goes inside of the retry; `item_timeout` counts from the first attempt."""
     starts = []
 
@@ -134,7 +128,7 @@ async def test_timeout_for_each_attempt_and_another_for_all_of_them(autojump_clo
     ],
     ids=["stamina", "tenacity"],
 )
-async def test_retrying_only_what_failed(autojump_clock: MockClock, attempts):
+async def test_retrying_only_what_failed(autojump_clock, attempts):
     """A round for all, and then one for those that failed, until there are none."""
     flaky = Flaky({"b": 1, "d": 2})
     items = list("abcde")
@@ -154,7 +148,7 @@ async def test_retrying_only_what_failed(autojump_clock: MockClock, attempts):
     assert trio.current_time() == 6  # rounds of a second, and waits of one and two between them
 
 
-async def test_each_attempt_takes_its_turn_in_a_throttle_inside_of_the_retry(autojump_clock: MockClock):
+async def test_each_attempt_takes_its_turn_in_a_throttle_inside_of_the_retry(autojump_clock):
     flaky = Flaky({"a": 1, "b": 1})
     fetch = stamina.retry(on=BusyError, attempts=3, **WAITS)(throttle(flaky, 0.2))
     assert await fanout.map(fetch, "ab") == ["A", "B"]
@@ -177,7 +171,7 @@ RETRIES = pytest.mark.parametrize(
 
 
 @RETRIES
-async def test_wait_between_attempts_holds_no_token_of_a_cap_inside_of_the_retry(autojump_clock: MockClock, retry):
+async def test_wait_between_attempts_holds_no_token_of_a_cap_inside_of_the_retry(autojump_clock, retry):
     flaky = Flaky({"a": 3})
     fetch = retry(cap(flaky, 1))
     assert await fanout.map(fetch, "abcde") == ["A", "B", "C", "D", "E"]
@@ -187,7 +181,7 @@ async def test_wait_between_attempts_holds_no_token_of_a_cap_inside_of_the_retry
 
 
 @RETRIES
-async def test_retried_calls_wait_while_the_server_is_to_be_left_alone(autojump_clock: MockClock, retry):
+async def test_retried_calls_wait_while_the_server_is_to_be_left_alone(autojump_clock, retry):
     """The retry would come after a second; the cap knows better, and for all items."""
     flaky = Flaky({"a": 1})
     fetch = retry(cap(flaky, 2, overloaded=lambda exc: 10 if isinstance(exc, BusyError) else False))

@@ -1,9 +1,6 @@
 """What streams, groups and handles show of themselves, and what they refuse."""
 
-from __future__ import annotations
-
 import threading
-from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -13,13 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 import trio_fanout as fanout
 from helpers import nothing_left
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-    from trio.testing import MockClock
-
-
-async def sleep(seconds: float) -> float:
+async def sleep(seconds):
     await trio.sleep(seconds)
     return seconds
 
@@ -27,7 +19,7 @@ async def sleep(seconds: float) -> float:
 # Statistics
 
 
-async def test_a_stream_tells_what_runs_and_what_is_ready(autojump_clock: MockClock) -> None:
+async def test_a_stream_tells_what_runs_and_what_is_ready(autojump_clock):
     async with fanout.stream(sleep, [3, 1, 2, 9, 9, 9], limit=3, buffer=1) as results:
         await wait_all_tasks_blocked()
         assert results.statistics() == fanout.ResultStatistics(running=3, ready=0, outstanding=3, stopped=False)
@@ -42,15 +34,15 @@ async def test_a_stream_tells_what_runs_and_what_is_ready(autojump_clock: MockCl
     assert results.statistics() == fanout.ResultStatistics(running=0, ready=0, outstanding=3, stopped=True)
 
 
-async def test_a_stream_that_has_come_to_its_end_was_not_stopped(autojump_clock: MockClock) -> None:
+async def test_a_stream_that_has_come_to_its_end_was_not_stopped(autojump_clock):
     async with fanout.stream(sleep, [1, 2]) as results:
         async for _ in results:
             pass
         assert results.statistics() == fanout.ResultStatistics(running=0, ready=0, outstanding=0, stopped=False)
 
 
-async def test_a_failure_stops_a_stream(autojump_clock: MockClock) -> None:
-    async def fail(n: int) -> None:
+async def test_a_failure_stops_a_stream(autojump_clock):
+    async def fail(n):
         raise ValueError(n)
 
     async with fanout.stream(fail, [1, 2]) as results:
@@ -59,7 +51,7 @@ async def test_a_failure_stops_a_stream(autojump_clock: MockClock) -> None:
         assert results.statistics().stopped
 
 
-async def test_items_that_wait_for_a_token_are_not_at_work(autojump_clock: MockClock) -> None:
+async def test_items_that_wait_for_a_token_are_not_at_work(autojump_clock):
     limiter = trio.CapacityLimiter(1)
     async with fanout.stream(sleep, [1, 1], limit=limiter) as results:
         async with limiter:
@@ -70,7 +62,7 @@ async def test_items_that_wait_for_a_token_are_not_at_work(autojump_clock: MockC
         assert results.statistics().running == 1
 
 
-async def test_a_group_tells_what_is_queued_and_what_runs(autojump_clock: MockClock) -> None:
+async def test_a_group_tells_what_is_queued_and_what_runs(autojump_clock):
     async with fanout.open_group(limit=2) as group:
         assert group.statistics() == fanout.GroupStatistics(queued=0, running=0)
         for _ in range(5):
@@ -83,17 +75,17 @@ async def test_a_group_tells_what_is_queued_and_what_runs(autojump_clock: MockCl
     assert group.statistics() == fanout.GroupStatistics(queued=0, running=0)
 
 
-async def test_statistics_are_frozen() -> None:
+async def test_statistics_are_frozen():
     async with fanout.open_group() as group, fanout.stream(sleep, []) as results:
         for statistics in (group.statistics(), results.statistics()):
             with pytest.raises(attrs.exceptions.FrozenInstanceError):
-                statistics.running = 3  # type: ignore[misc, union-attr]
+                statistics.running = 3
 
 
 # What they look like
 
 
-async def test_a_repr_tells_the_state(autojump_clock: MockClock) -> None:
+async def test_a_repr_tells_the_state(autojump_clock):
     async with fanout.open_group(limit=1) as group:
         handle = group.start_soon(sleep, 1)
         group.start_soon(sleep, 1)
@@ -114,7 +106,7 @@ async def test_a_repr_tells_the_state(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("cls", [fanout.Group, fanout.Handle, fanout.ResultChannel])
-def test_what_a_call_gives_has_no_public_constructor(cls: Any) -> None:
+def test_what_a_call_gives_has_no_public_constructor(cls):
     with pytest.raises(TypeError, match=f"^{cls.__name__} has no public constructor$"):
         cls(1, 2, 3)
 
@@ -126,7 +118,7 @@ OPENERS = pytest.mark.parametrize(
 
 
 @OPENERS
-async def test_it_is_entered_once(open_it: Callable[[], Any], name: str, autojump_clock: MockClock) -> None:
+async def test_it_is_entered_once(open_it, name, autojump_clock):
     manager = open_it()
     async with manager:
         with nothing_left(), pytest.raises(RuntimeError, match=rf"call {name}\(\) again"):
@@ -137,7 +129,7 @@ async def test_it_is_entered_once(open_it: Callable[[], Any], name: str, autojum
 
 
 @OPENERS
-async def test_other_uses_say_what_to_write(open_it: Callable[[], Any], name: str) -> None:
+async def test_other_uses_say_what_to_write(open_it, name):
     says = rf"^use 'async with {name}\(\.\.\.\) as \.\.\.', not '"
     with pytest.raises(RuntimeError, match=says + "with"), open_it():
         pass
@@ -151,11 +143,11 @@ async def test_other_uses_say_what_to_write(open_it: Callable[[], Any], name: st
 # Other threads
 
 
-async def in_thread(fn: Callable[[], Any]) -> BaseException | None:
+async def in_thread(fn):
     """What `fn` raises in a thread that knows nothing of Trio."""
-    raised: list[BaseException | None] = []
+    raised = []
 
-    def run() -> None:
+    def run():
         try:
             fn()
         except BaseException as exc:  # noqa: BLE001
@@ -169,17 +161,15 @@ async def in_thread(fn: Callable[[], Any]) -> BaseException | None:
     return raised[0]
 
 
-def in_another_run(fn: Callable[[], Any]) -> Any:
-    async def main() -> None:
+def in_another_run(fn):
+    async def main():
         fn()
 
     return lambda: trio.run(main)
 
 
 @pytest.mark.parametrize("wrap", [lambda fn: fn, in_another_run], ids=["no run", "another run"])
-async def test_start_soon_from_a_foreign_thread_is_refused_and_changes_nothing(
-    wrap: Any, autojump_clock: MockClock
-) -> None:
+async def test_start_soon_from_a_foreign_thread_is_refused_and_changes_nothing(wrap, autojump_clock):
     with nothing_left():
         async with fanout.open_group(limit=2) as group:
             await wait_all_tasks_blocked()
@@ -197,7 +187,7 @@ async def test_start_soon_from_a_foreign_thread_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("wrap", [lambda fn: fn, in_another_run], ids=["no run", "another run"])
-async def test_stop_from_a_foreign_thread_is_refused_and_changes_nothing(wrap: Any, autojump_clock: MockClock) -> None:
+async def test_stop_from_a_foreign_thread_is_refused_and_changes_nothing(wrap, autojump_clock):
     async with fanout.stream(sleep, [1, 2, 3], limit=1) as results:
         await wait_all_tasks_blocked()
         error = await in_thread(wrap(results.stop))
@@ -206,8 +196,8 @@ async def test_stop_from_a_foreign_thread_is_refused_and_changes_nothing(wrap: A
         assert [value async for _, _, value in results] == [1, 2, 3]
 
 
-async def test_from_a_thread_of_trio_both_work_through_it(autojump_clock: MockClock) -> None:
-    def work(group: fanout.Group) -> Any:
+async def test_from_a_thread_of_trio_both_work_through_it(autojump_clock):
+    def work(group):
         return trio.from_thread.run_sync(group.start_soon, sleep, 1)
 
     async with fanout.open_group() as group:
@@ -218,7 +208,7 @@ async def test_from_a_thread_of_trio_both_work_through_it(autojump_clock: MockCl
 # Reasons
 
 
-async def reason_of_cancellation(reasons: list[str]) -> None:
+async def reason_of_cancellation(reasons):
     try:
         await trio.sleep_forever()
     except trio.Cancelled as exc:
@@ -226,10 +216,10 @@ async def reason_of_cancellation(reasons: list[str]) -> None:
         raise
 
 
-async def test_what_cancels_says_why(autojump_clock: MockClock) -> None:
-    reasons: list[str] = []
+async def test_what_cancels_says_why(autojump_clock):
+    reasons = []
 
-    async def work(item: str) -> None:
+    async def work(item):
         if item == "secret":
             raise ValueError(item)
         await reason_of_cancellation(reasons)
@@ -247,10 +237,10 @@ async def test_what_cancels_says_why(autojump_clock: MockClock) -> None:
     assert not any("secret" in reason for reason in reasons)
 
 
-async def test_so_do_the_first_success_and_the_end_of_a_block(autojump_clock: MockClock) -> None:
-    reasons: list[str] = []
+async def test_so_do_the_first_success_and_the_end_of_a_block(autojump_clock):
+    reasons = []
 
-    async def work(n: int) -> int:
+    async def work(n):
         if n == 2:
             return n
         await reason_of_cancellation(reasons)

@@ -1,11 +1,8 @@
 """`stream`: what is handed over, in which order, `stop`, closing, and wrong use."""
 
-from __future__ import annotations
-
 import contextvars
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
 
 import outcome
 import pytest
@@ -14,6 +11,9 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 import trio_fanout as fanout
 from helpers import (
+    DO_POLICIES,
+    FUNCTIONS,
+    GROUP_POLICIES,
     AsyncCountingSource,
     CountingSource,
     Gauge,
@@ -21,58 +21,38 @@ from helpers import (
     busy,
     double,
     double_at_once,
+    limit_of,
     nothing_left,
+    rest_of,
     task_names,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-ORDERED = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
-FUNCTIONS = pytest.mark.parametrize("fn", [double, double_at_once])
-LIMITS = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
-
-
-async def rest_of(results: Any) -> list[Any]:
-    """All that can still be read."""
-    return [completed async for completed in results]
-
-
-async def sleep_and_return(seconds: float) -> float:
+async def sleep_and_return(seconds):
     await trio.sleep(seconds)
     return seconds
-
-
-def limit_of(count: int, shared: bool) -> Any:
-    return trio.CapacityLimiter(count) if shared else count
 
 
 # What is handed over
 
 
-@MAKES
 @FUNCTIONS
-@LIMITS
 @pytest.mark.parametrize("limit", [1, 3, 40])
 @pytest.mark.parametrize("buffer", [None, 0, 2, math.inf])
-async def test_results_come_with_index_and_item_in_input_order(
-    buffer: Any, limit: int, shared: bool, fn: Any, make: Any
-) -> None:
+async def test_results_come_with_index_and_item_in_input_order(buffer, limit, shared, fn, make):
     limiter = limit_of(limit, shared)
     with nothing_left():
         async with fanout.stream(fn, make("abcdefghij"), limit=limiter, buffer=buffer) as results:
             assert await rest_of(results) == [(i, x, x * 2) for i, x in enumerate("abcdefghij")]
 
 
-@MAKES
 @FUNCTIONS
-async def test_unordered_results_are_all_there(fn: Any, make: Any) -> None:
+async def test_unordered_results_are_all_there(fn, make):
     async with fanout.stream(fn, make(range(100)), limit=3, ordered=False) as results:
         assert sorted(await rest_of(results)) == [(i, i, 2 * i) for i in range(100)]
 
 
-async def test_a_result_is_a_completed_tuple() -> None:
+async def test_a_result_is_a_completed_tuple():
     async with fanout.stream(double, ["x"]) as results:
         completed = await results.receive()
     assert isinstance(completed, fanout.Completed)
@@ -83,16 +63,12 @@ async def test_a_result_is_a_completed_tuple() -> None:
     ("ordered", "expected"),
     [(True, [(3, 3), (3, 1), (3, 2), (4, 4)]), (False, [(1, 1), (2, 2), (3, 3), (4, 4)])],
 )
-async def test_results_are_handed_over_as_soon_as_they_are_available(
-    ordered: bool, expected: list[Any], autojump_clock: Any
-) -> None:
+async def test_results_are_handed_over_as_soon_as_they_are_available(ordered, expected, autojump_clock):
     async with fanout.stream(sleep_and_return, [3, 1, 2, 4], ordered=ordered) as results:
         assert [(trio.current_time(), value) async for _, _, value in results] == expected
 
 
-@MAKES
-@ORDERED
-async def test_no_items_end_the_iteration_at_once(ordered: bool, make: Any) -> None:
+async def test_no_items_end_the_iteration_at_once(ordered, make):
     async with fanout.stream(double, make([]), ordered=ordered) as results:
         with pytest.raises(trio.EndOfChannel):
             await results.receive()
@@ -100,16 +76,15 @@ async def test_no_items_end_the_iteration_at_once(ordered: bool, make: Any) -> N
             await results.receive()
 
 
-async def test_no_items_end_the_iteration_on_a_limiter_without_tokens() -> None:
+async def test_no_items_end_the_iteration_on_a_limiter_without_tokens():
     async with fanout.stream(double, [], limit=trio.CapacityLimiter(0)) as results:
         assert await rest_of(results) == []
 
 
-@MAKES
-async def test_settle_hands_over_outcomes(make: Any) -> None:
+async def test_settle_hands_over_outcomes(make):
     error = ValueError("odd")
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         await trio.lowlevel.checkpoint()
         if x % 2:
             raise error
@@ -123,7 +98,7 @@ async def test_settle_hands_over_outcomes(make: Any) -> None:
     assert [completed.value.error for completed in got[1::2]] == [error, error]
 
 
-async def test_item_timeout_applies_to_each_item(autojump_clock: Any) -> None:
+async def test_item_timeout_applies_to_each_item(autojump_clock):
     async with fanout.stream(sleep_and_return, [1, 9, 2], limit=1, item_timeout=5, policy=fanout.Settle()) as results:
         values = [value async for _, _, value in results]
     assert values[0] == outcome.Value(1)
@@ -132,7 +107,7 @@ async def test_item_timeout_applies_to_each_item(autojump_clock: Any) -> None:
     assert trio.current_time() == 8
 
 
-async def test_every_receive_is_a_checkpoint() -> None:
+async def test_every_receive_is_a_checkpoint():
     async with fanout.stream(double_at_once, range(3)) as results:
         with assert_checkpoints():
             await results.receive()
@@ -146,10 +121,10 @@ async def test_every_receive_is_a_checkpoint() -> None:
             await results.receive()
 
 
-async def test_a_reader_who_always_finds_results_lets_other_tasks_in() -> None:
+async def test_a_reader_who_always_finds_results_lets_other_tasks_in():
     turns = 0
 
-    async def other() -> None:
+    async def other():
         nonlocal turns
         while True:
             await trio.lowlevel.checkpoint()
@@ -166,8 +141,7 @@ async def test_a_reader_who_always_finds_results_lets_other_tasks_in() -> None:
     assert turns >= 1
 
 
-@ORDERED
-async def test_tasks_carry_a_name_that_says_what_they_run(ordered: bool) -> None:
+async def test_tasks_carry_a_name_that_says_what_they_run(ordered):
     async with fanout.stream(sleep_and_return, [math.inf] * 2, ordered=ordered) as results:
         await wait_all_tasks_blocked()
         names = task_names()
@@ -176,24 +150,23 @@ async def test_tasks_carry_a_name_that_says_what_they_run(ordered: bool) -> None
         await results.aclose()
 
 
-async def test_no_more_workers_than_items() -> None:
+async def test_no_more_workers_than_items():
     async with fanout.stream(sleep_and_return, [math.inf] * 3, limit=10_000):
         await wait_all_tasks_blocked()
         assert task_names().count("stream(sleep_and_return)") == 3
 
 
-@MAKES
-async def test_items_see_the_context_of_the_caller_whoever_reads(make: Any) -> None:
+async def test_items_see_the_context_of_the_caller_not_of_the_reader(make):
     """A worker that the reader sets off must not run in the context of the reader."""
     var = contextvars.ContextVar("var", default="nothing")
     seen = []
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         seen.append(var.get())
         var.set(f"item {x}")
         await trio.lowlevel.checkpoint()
 
-    async def read() -> None:
+    async def read():
         var.set("reader")
         async for _ in results:
             await wait_all_tasks_blocked()
@@ -208,19 +181,19 @@ async def test_items_see_the_context_of_the_caller_whoever_reads(make: Any) -> N
     assert var.get() == "caller"
 
 
-async def test_a_source_that_is_both_is_used_as_an_async_one() -> None:
+async def test_a_source_that_is_both_is_used_as_an_async_one():
     class Both:
-        def __iter__(self) -> Any:
+        def __iter__(self):
             raise AssertionError
 
-        def __aiter__(self) -> Any:
+        def __aiter__(self):
             return aiter_of(range(3))
 
     async with fanout.stream(double, Both()) as results:
         assert [value async for _, _, value in results] == [0, 2, 4]
 
 
-async def test_the_context_manager_starts_nothing_before_it_is_entered() -> None:
+async def test_the_context_manager_starts_nothing_before_it_is_entered():
     source = CountingSource(range(3))
     with nothing_left():
         manager = fanout.stream(double, source)
@@ -233,10 +206,10 @@ async def test_the_context_manager_starts_nothing_before_it_is_entered() -> None
 # A receive channel
 
 
-async def test_results_are_a_receive_channel_that_anyone_may_read(autojump_clock: Any) -> None:
+async def test_results_are_a_receive_channel_that_anyone_may_read(autojump_clock):
     got = []
 
-    async def read(channel: trio.abc.ReceiveChannel[Any]) -> None:
+    async def read(channel):
         async with channel:
             async for index, _, value in channel:
                 got.append((index, value))
@@ -253,7 +226,7 @@ async def test_results_are_a_receive_channel_that_anyone_may_read(autojump_clock
         await results.receive()
 
 
-async def test_two_tasks_may_take_turns(autojump_clock: Any) -> None:
+async def test_two_tasks_may_take_turns(autojump_clock):
     async with fanout.stream(sleep_and_return, [1, 2, 3]) as results:
         with trio.move_on_after(0.5):
             await results.receive()
@@ -262,10 +235,10 @@ async def test_two_tasks_may_take_turns(autojump_clock: Any) -> None:
         assert (await results.receive()).index == 1
 
 
-async def test_two_tasks_that_read_at_once_are_told_so(autojump_clock: Any) -> None:
+async def test_two_tasks_that_read_at_once_are_told_so(autojump_clock):
     got = []
 
-    async def read() -> None:
+    async def read():
         got.append(await results.receive())
 
     async with fanout.stream(sleep_and_return, [1, 2]) as results:
@@ -278,13 +251,13 @@ async def test_two_tasks_that_read_at_once_are_told_so(autojump_clock: Any) -> N
         assert (await results.receive()).index == 1
 
 
-async def test_two_tasks_that_read_at_once_are_told_so_where_results_are_there(autojump_clock: Any) -> None:
+async def test_two_tasks_that_read_at_once_are_told_so_where_results_are_there(autojump_clock):
     """A receive that lets other tasks in first is still one."""
     async with fanout.stream(sleep_and_return, [0, 0]) as results:
         await trio.sleep(1)
         refused = 0
 
-        async def read() -> None:
+        async def read():
             nonlocal refused
             busy(0.01)  # it is time to let other tasks run
             try:
@@ -299,7 +272,7 @@ async def test_two_tasks_that_read_at_once_are_told_so_where_results_are_there(a
         assert (await results.receive()).index == 1
 
 
-async def test_reading_after_the_block_raises() -> None:
+async def test_reading_after_the_block_raises():
     async with fanout.stream(double, range(3)) as results:
         await results.receive()
     with pytest.raises(trio.ClosedResourceError):
@@ -308,11 +281,10 @@ async def test_reading_after_the_block_raises() -> None:
         await rest_of(results)
 
 
-@MAKES
-async def test_aclose_cancels_what_is_in_flight(make: Any) -> None:
+async def test_aclose_cancels_what_is_in_flight(make):
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep(math.inf if x else 0)
 
@@ -331,8 +303,8 @@ async def test_aclose_cancels_what_is_in_flight(make: Any) -> None:
             results.stop()
 
 
-async def test_aclose_wakes_the_task_that_reads() -> None:
-    async def read() -> None:
+async def test_aclose_wakes_the_task_that_reads():
+    async def read():
         with pytest.raises(trio.ClosedResourceError):
             await results.receive()
 
@@ -342,8 +314,8 @@ async def test_aclose_wakes_the_task_that_reads() -> None:
         await results.aclose()
 
 
-async def test_leaving_the_block_wakes_a_task_that_reads_outside() -> None:
-    async def read() -> None:
+async def test_leaving_the_block_wakes_a_task_that_reads_outside():
+    async def read():
         with pytest.raises(trio.ClosedResourceError):
             await results.receive()
 
@@ -352,8 +324,8 @@ async def test_leaving_the_block_wakes_a_task_that_reads_outside() -> None:
         await wait_all_tasks_blocked()
 
 
-async def test_a_cancelled_receive_loses_no_result(autojump_clock: Any) -> None:
-    """At whatever moment it is cancelled: also when the result has come in the same turn."""
+async def test_a_cancelled_receive_loses_no_result(autojump_clock):
+    """At any moment it may be cancelled: also when the result has come in the same turn."""
     got = []
     async with fanout.stream(sleep_and_return, [1, 2, 3, 4], limit=1) as results:
         while len(got) < 4:
@@ -364,19 +336,19 @@ async def test_a_cancelled_receive_loses_no_result(autojump_clock: Any) -> None:
     assert [completed.index for completed in got] == [0, 1, 2, 3]
 
 
-async def test_a_receive_cancelled_as_the_result_comes_loses_nothing() -> None:
+async def test_a_receive_cancelled_as_the_result_comes_loses_nothing():
     event = trio.Event()
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         await event.wait()
         return x
 
-    async def read() -> None:
+    async def read():
         with scope:
             got.append(await results.receive())
 
     for order in (0, 1):
-        got: list[Any] = []
+        got = []
         event = trio.Event()
         scope = trio.CancelScope()
         async with fanout.stream(fn, range(2), limit=1, buffer=1) as results:
@@ -397,15 +369,10 @@ async def test_a_receive_cancelled_as_the_result_comes_loses_nothing() -> None:
 # stop
 
 
-@MAKES
-@ORDERED
-@LIMITS
-async def test_stop_lets_those_in_flight_finish_and_hands_them_over(
-    shared: bool, ordered: bool, make: Any, autojump_clock: Any
-) -> None:
+async def test_stop_lets_those_in_flight_finish_and_hands_them_over(shared, ordered, make, autojump_clock):
     gauge = Gauge()
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep(3 - x % 3)
             return x
@@ -420,12 +387,10 @@ async def test_stop_lets_those_in_flight_finish_and_hands_them_over(
     assert trio.current_time() == 3
 
 
-@MAKES
-@LIMITS
-async def test_stop_before_the_first_item_starts_nothing(shared: bool, make: Any) -> None:
+async def test_stop_before_the_first_item_starts_nothing(shared, make):
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.lowlevel.checkpoint()
 
@@ -437,10 +402,10 @@ async def test_stop_before_the_first_item_starts_nothing(shared: bool, make: Any
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_stop_while_the_async_source_waits(times: int) -> None:
+async def test_stop_while_the_async_source_waits(times):
     left = []
 
-    async def source() -> Any:
+    async def source():
         yield 1
         try:
             await trio.sleep_forever()
@@ -457,13 +422,13 @@ async def test_stop_while_the_async_source_waits(times: int) -> None:
             assert left == ["source"]
 
 
-async def test_stop_while_the_reader_waits_and_the_source_too() -> None:
+async def test_stop_while_the_reader_waits_and_the_source_too():
     async with (
         fanout.stream(double, trio.testing.memory_stream_pair()[0]) as results,
         trio.open_nursery() as nursery,
     ):
 
-        async def read() -> None:
+        async def read():
             assert await rest_of(results) == []
 
         nursery.start_soon(read)
@@ -471,8 +436,7 @@ async def test_stop_while_the_reader_waits_and_the_source_too() -> None:
         results.stop()
 
 
-@MAKES
-async def test_stop_while_the_window_is_full_hands_over_what_is_in_it(make: Any) -> None:
+async def test_stop_while_the_window_is_full_hands_over_what_is_in_it(make):
     with nothing_left():
         async with fanout.stream(double, make(range(100)), limit=2, buffer=3) as results:
             await wait_all_tasks_blocked()
@@ -485,19 +449,18 @@ async def test_stop_while_the_window_is_full_hands_over_what_is_in_it(make: Any)
     results.stop()
 
 
-@MAKES
-async def test_stop_while_workers_wait_for_a_token_held_by_others(make: Any) -> None:
-    """The items that wait are not started, and nobody waits for the tokens."""
+async def test_stop_while_workers_wait_for_a_token_held_by_others(make):
+    """The items that wait are not started, and no task waits for the tokens."""
     limiter = trio.CapacityLimiter(3)
     gauge = Gauge()
     event = trio.Event()
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         with gauge.running(x):
             await event.wait()
         return x
 
-    async def hold(task_status: Any) -> None:
+    async def hold(task_status):
         async with limiter:
             task_status.started()
             await trio.sleep_forever()
@@ -519,7 +482,7 @@ async def test_stop_while_workers_wait_for_a_token_held_by_others(make: Any) -> 
     assert gauge.began == [0]
 
 
-async def test_stop_when_no_token_was_ever_there() -> None:
+async def test_stop_when_no_token_was_ever_there():
     limiter = trio.CapacityLimiter(0)
     async with fanout.stream(double, range(9), limit=limiter) as results:
         await wait_all_tasks_blocked()
@@ -528,17 +491,17 @@ async def test_stop_when_no_token_was_ever_there() -> None:
     assert limiter.statistics().tasks_waiting == 0
 
 
-async def test_stop_as_a_token_is_given_back_starts_nothing_and_keeps_no_token() -> None:
+async def test_stop_as_a_token_is_given_back_starts_nothing_and_keeps_no_token():
     limiter = trio.CapacityLimiter(1)
-    await limiter.acquire_on_behalf_of("somebody")
+    await limiter.acquire_on_behalf_of("other")
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         gauge.began.append(x)
 
     async with fanout.stream(fn, range(9), limit=limiter) as results:
         await wait_all_tasks_blocked()
-        limiter.release_on_behalf_of("somebody")  # the worker has it now, but has not run yet
+        limiter.release_on_behalf_of("other")  # the worker has it now, but has not run yet
         results.stop()
         assert await rest_of(results) == []
     assert gauge.began == []
@@ -546,16 +509,16 @@ async def test_stop_as_a_token_is_given_back_starts_nothing_and_keeps_no_token()
 
 
 @pytest.mark.parametrize("tokens", [None, 1, 2])
-async def test_stop_from_a_plain_source_starts_nothing_more(tokens: int | None) -> None:
+async def test_stop_from_a_plain_source_starts_nothing_more(tokens):
     """Not the item that the source then gives, nor is a token waited for."""
     began = []
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         began.append(x)
         await trio.lowlevel.checkpoint()
         return x
 
-    def source() -> Iterator[int]:
+    def source():
         yield 0
         results.stop()
         yield 1
@@ -566,9 +529,8 @@ async def test_stop_from_a_plain_source_starts_nothing_more(tokens: int | None) 
     assert began == [0]
 
 
-@MAKES
-async def test_stop_from_an_item(make: Any) -> None:
-    async def fn(x: int) -> int:
+async def test_stop_from_an_item(make):
+    async def fn(x):
         await trio.lowlevel.checkpoint()
         if x == 4:
             results.stop()
@@ -578,9 +540,9 @@ async def test_stop_from_an_item(make: Any) -> None:
         assert [index async for index, _, _ in results] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect()], ids=str)
-async def test_a_failure_after_stop_is_raised_all_the_same(policy: Any, autojump_clock: Any) -> None:
-    async def fn(x: int) -> int:
+@DO_POLICIES
+async def test_a_failure_after_stop_is_raised_all_the_same(policy, autojump_clock):
+    async def fn(x):
         await trio.sleep(1 + x)
         if x == 1:
             raise ValueError
@@ -595,10 +557,10 @@ async def test_a_failure_after_stop_is_raised_all_the_same(policy: Any, autojump
 
 
 @pytest.mark.parametrize("close", [False, True], ids=["stop", "aclose"])
-async def test_stop_and_aclose_close_an_async_generator_and_leave_other_sources_open(close: bool) -> None:
+async def test_stop_and_aclose_close_an_async_generator_and_leave_other_sources_open(close):
     closed = []
 
-    async def generator() -> Any:
+    async def generator():
         task = trio.lowlevel.current_task()
         try:
             while True:
@@ -631,10 +593,10 @@ async def test_stop_and_aclose_close_an_async_generator_and_leave_other_sources_
     assert receive.receive_nowait() == taken
 
 
-async def test_stopping_twice_leaves_the_clean_up_of_the_source_alone(autojump_clock: Any) -> None:
+async def test_stopping_twice_leaves_the_clean_up_of_the_source_alone(autojump_clock):
     cleaned = []
 
-    async def source() -> Any:
+    async def source():
         try:
             while True:
                 yield 1
@@ -651,11 +613,11 @@ async def test_stopping_twice_leaves_the_clean_up_of_the_source_alone(autojump_c
     assert cleaned == [1]
 
 
-async def test_stop_just_after_a_result_leaves_the_clean_up_of_the_source_alone(autojump_clock: Any) -> None:
+async def test_stop_just_after_a_result_leaves_the_clean_up_of_the_source_alone(autojump_clock):
     """That result has made room, and the source would be read: this must not cancel its clean-up."""
     cleaned = []
 
-    async def source() -> Any:
+    async def source():
         try:
             while True:
                 yield 1
@@ -671,10 +633,10 @@ async def test_stop_just_after_a_result_leaves_the_clean_up_of_the_source_alone(
     assert cleaned == [1]
 
 
-async def test_a_source_may_hold_a_scope_open_while_it_waits_for_the_reader(autojump_clock: Any) -> None:
+async def test_a_source_may_hold_a_scope_open_while_it_waits_for_the_reader(autojump_clock):
     """Its deadline passes while the reader is slow; it is the source that learns of this, when it is read again."""
 
-    async def source() -> Any:
+    async def source():
         with trio.move_on_after(5):
             for x in itertools.count():
                 yield x
@@ -690,7 +652,7 @@ async def test_a_source_may_hold_a_scope_open_while_it_waits_for_the_reader(auto
     assert values == [0, 1, 2, 3, -1]
 
 
-async def test_stop_loses_no_item_of_a_channel_that_waits(autojump_clock: Any) -> None:
+async def test_stop_loses_no_item_of_a_channel_that_waits(autojump_clock):
     """The item that a waiting source did not give is still in there."""
     send, receive = trio.open_memory_channel[int](0)
     async with fanout.stream(double, receive) as results:
@@ -705,10 +667,8 @@ async def test_stop_loses_no_item_of_a_channel_that_waits(autojump_clock: Any) -
 # Leaving early
 
 
-@MAKES
-@LIMITS
-@pytest.mark.parametrize("fn", [double, double_at_once])
-async def test_break_cancels_what_is_in_flight(fn: Any, shared: bool, make: Any) -> None:
+@FUNCTIONS
+async def test_break_cancels_what_is_in_flight(fn, shared, make):
     limiter = limit_of(3, shared)
     with nothing_left():
         async with fanout.stream(fn, make(range(1000)), limit=limiter) as results:
@@ -717,10 +677,10 @@ async def test_break_cancels_what_is_in_flight(fn: Any, shared: bool, make: Any)
                     break
 
 
-async def test_leaving_at_once_starts_nothing() -> None:
+async def test_leaving_at_once_starts_nothing():
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         gauge.began.append(x)
 
     for make in (list, aiter_of):
@@ -730,8 +690,8 @@ async def test_leaving_at_once_starts_nothing() -> None:
     assert gauge.began == []
 
 
-async def test_leaving_waits_for_the_items(autojump_clock: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_leaving_waits_for_the_items(autojump_clock):
+    async def fn(x):
         try:
             await trio.sleep_forever()
         finally:
@@ -744,8 +704,8 @@ async def test_leaving_waits_for_the_items(autojump_clock: Any) -> None:
     assert trio.current_time() == 4
 
 
-async def test_leaving_by_return_gives_the_value_back() -> None:
-    async def first(items: Any) -> Any:
+async def test_leaving_by_return_gives_the_value_back():
+    async def first(items):
         async with fanout.stream(double, items) as results:
             async for _, _, value in results:
                 return value
@@ -779,34 +739,33 @@ async def test_leaving_by_return_gives_the_value_back() -> None:
         ({"buffer": "3"}, TypeError, r"buffer must be .* got a str"),
     ],
 )
-def test_wrong_arguments_raise_at_once(change: dict[str, Any], error: Any, match: str) -> None:
+def test_wrong_arguments_raise_at_once(change, error, match):
     arguments = {"fn": double, "items": [1, 2], **change}
     with pytest.raises(error, match=match):
         fanout.stream(arguments.pop("fn"), arguments.pop("items"), **arguments)
 
 
-def test_wrong_buffer_is_told_all_that_it_may_be() -> None:
+def test_wrong_buffer_is_told_all_that_it_may_be():
     with pytest.raises(TypeError) as excinfo:
-        fanout.stream(double, [], buffer="3")  # type: ignore[arg-type]
+        fanout.stream(double, [], buffer="3")
     assert "math.inf" in str(excinfo.value)
     assert "None" in str(excinfo.value)
 
 
-def test_a_coroutine_in_place_of_the_function_is_named() -> None:
+def test_a_coroutine_in_place_of_the_function_is_named():
     with pytest.raises(TypeError, match="without calling it"):
-        fanout.stream(double(1), [1])  # type: ignore[arg-type, call-overload]
+        fanout.stream(double(1), [1])
 
 
-@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()], ids=str)
-@MAKES
-async def test_a_function_that_is_not_async_is_told_so_under_every_policy(make: Any, policy: Any) -> None:
+@GROUP_POLICIES
+async def test_a_function_that_is_not_async_is_told_so_under_every_policy(make, policy):
     with nothing_left(), pytest.raises(TypeError, match="in_thread") as excinfo:
-        async with fanout.stream(lambda x: x, make([1, 2]), policy=policy) as results:  # type: ignore[arg-type, misc]
+        async with fanout.stream(lambda x: x, make([1, 2]), policy=policy) as results:
             await rest_of(results)
     assert type(excinfo.value) is TypeError
 
 
-async def test_a_limiter_that_the_caller_holds_is_refused() -> None:
+async def test_a_limiter_that_the_caller_holds_is_refused():
     limiter = trio.CapacityLimiter(5)
     source = AsyncCountingSource(range(3))
     async with limiter:
@@ -816,10 +775,10 @@ async def test_a_limiter_that_the_caller_holds_is_refused() -> None:
     assert source.taken == 0
 
 
-async def test_a_stream_within_an_item_on_the_same_limiter_is_refused() -> None:
+async def test_a_stream_within_an_item_on_the_same_limiter_is_refused():
     limiter = trio.CapacityLimiter(5)
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         async with fanout.stream(double, [1], limit=limiter) as inner:
             await rest_of(inner)
 

@@ -1,238 +1,221 @@
-"""`stream` against a model: what is started and handed over, in which order and when, and how many are ever out.
-
-The model plays the same story by hand, one moment after the other, with no tasks. No two things happen at one moment in
-it, or what comes first would be a matter of luck: each duration has a power of two of its own as its fraction, so that
-no two sums of them are equal.
-"""
-
-from __future__ import annotations
+"""`stream` against a model: what is started and handed over, in which order and when, and how many are ever out."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import outcome
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MockClock
 
 import trio_fanout as fanout
-
-
-class ItemError(Exception):
-    pass
+from helpers import ItemError, Sized, aiter_of, limit_of
+from model import Simulation, exact, run
 
 
 @dataclass
-class Story:
+class Plan:
     """What is given to a stream, and what its reader does."""
 
-    durations: list[float]
-    failing: set[int]
+    seconds: list[float]
+    fails: set[int]
     pauses: list[float]  # of the reader, after each result
     limit: float
     buffer: float | None
     ordered: bool
-    policy: Any
+    policy: object
     stop_at: float
     leave_after: float  # this many results
-    make: str = "list"
+    source: str = "sized"
     shared: bool = False
 
-
-@dataclass
-class Course:
-    """What happened then."""
-
-    started: list[tuple[float, int]] = field(default_factory=list)
-    handed_over: list[tuple[float, int, Any]] = field(default_factory=list)
-    error: Any = None  # the indices of the failures that were raised
-    end: float = 0
-    most_out: int = field(default=0, compare=False)
+    @property
+    def window(self):
+        return self.limit + (self.limit if self.buffer is None else self.buffer)
 
 
-def play(story: Story) -> Course:
-    """The model."""
-    course = Course()
-    fail_fast, settle = isinstance(story.policy, fanout.FailFast), isinstance(story.policy, fanout.Settle)
-    max_failures = 1 if fail_fast else math.inf if settle else story.policy.max_failures or math.inf
-    window = story.limit + (story.limit if story.buffer is None else story.buffer)
-    now = 0.0
-    out = due = taken = 0
-    running: dict[int, float] = {}
-    failures: list[int] = []
-    finished: dict[int, Any] = {}  # not yet ready, None where there is no result
-    ready: list[tuple[int, Any]] = []
-    reader_comes = 0.0
-    stopped = False
+class StreamSimulation(Simulation):
+    def __init__(self, plan):
+        super().__init__(plan.limit, plan.policy)
+        self.plan = plan
+        self.settles = isinstance(plan.policy, fanout.Settle)
+        self.taken = 0
+        self.out = 0  # taken, and neither handed over nor failed
+        self.due = 0  # the index of the next result, if ordered
+        self.finished = {}  # not yet ready: index -> its index and value, in a list that is empty if it failed
+        self.ready = []
+        self.reading = True
+        self.handed_over = []
+        self.at(plan.stop_at, "stop")
 
-    while True:
-        changed = True
-        while changed:
-            changed = False
-            while not stopped and len(running) < story.limit and out < window and taken < len(story.durations):
-                running[taken] = now + story.durations[taken]
-                course.started.append((now, taken))
-                taken, out, changed = taken + 1, out + 1, True
-            if reader_comes <= now and ready:
-                if len(course.handed_over) >= story.leave_after:
-                    break
-                index, value = ready.pop(0)
-                reader_comes = now + story.pauses[len(course.handed_over)]
-                course.handed_over.append((now, index, value))
-                out, changed = out - 1, True
-            if len(course.handed_over) >= story.leave_after and reader_comes <= now:
-                break
-        left = reader_comes <= now and len(course.handed_over) >= story.leave_after
-        over = not running and (stopped or taken == len(story.durations))
-        if left or (over and not ready and reader_comes <= now):
-            course.end = now
-            course.error = tuple(sorted(failures)) if failures and not settle else None
-            return course
-        moments = [*running.values(), reader_comes, story.stop_at]
-        now = min(moment for moment in moments if moment > now)
-        if now == story.stop_at:
-            stopped = True
-        for index in [index for index, moment in running.items() if moment == now]:
-            del running[index]
-            if index in story.failing and not settle:
-                failures.append(index)
-                out -= 1
-                if fail_fast:
-                    continue
-                finished[index] = None
-            else:
-                finished[index] = (index, index in story.failing) if settle else (index, None)
-            if len(failures) >= max_failures:
-                continue
-        if story.ordered:
-            while due in finished:
-                if entry := finished.pop(due):
-                    ready.append(entry)
-                due += 1
+    def start_next(self):
+        if self.out == self.plan.window or self.taken == len(self.plan.seconds):
+            return False
+        self.begin(self.taken, self.plan.seconds[self.taken], "failed" if self.taken in self.plan.fails else "value")
+        self.taken += 1
+        self.out += 1
+        return True
+
+    def fill(self):
+        super().fill()
+        while self.reading and self.ready and not self.has_left():
+            pause = self.plan.pauses[len(self.handed_over)]
+            self.handed_over.append((self.now, *self.ready.pop(0)))
+            self.out -= 1
+            if pause:
+                self.reading = False
+                self.at(self.now + pause, "read_on")
+            super().fill()
+
+    def read_on(self):
+        self.reading = True
+
+    def has_left(self):
+        return len(self.handed_over) >= self.plan.leave_after
+
+    def over(self):
+        ended = not self.running and (self.stopped or self.taken == len(self.plan.seconds))
+        return self.reading and (self.has_left() or (ended and not self.ready))
+
+    def stop(self):
+        self.stopped = True
+
+    def if_cancelled(self, index):
+        return "stop"
+
+    def finish(self, index, how, *, by_cancellation=False):
+        super().finish(index, how, by_cancellation=by_cancellation)
+        if by_cancellation:
+            return
+        fail_fast = isinstance(self.policy, fanout.FailFast)
+        if how == "value" or self.settles:
+            self.finished[index] = [(index, how == "failed" if self.settles else None)]
         else:
-            ready += [entry for entry in finished.values() if entry]
-            finished.clear()
-        if len(failures) >= max_failures:
-            stopped = True
-            running.clear()
+            self.out -= 1
             if not fail_fast:
-                ready += [entry for _, entry in sorted(finished.items()) if entry]
-            finished.clear()
+                self.finished[index] = []
+        while self.due in self.finished and self.plan.ordered:
+            self.ready += self.finished.pop(self.due)
+            self.due += 1
+        if not self.plan.ordered or (self.cancelled and not fail_fast):
+            for one in sorted(self.finished):
+                self.ready += self.finished.pop(one)
+
+    @property
+    def error(self):
+        """The indices of the failures that are raised."""
+        return tuple(sorted(self.failures)) if self.failures and not self.settles else None
 
 
-def perform(story: Story) -> Course:
-    """The real thing."""
-    course = Course()
-    out = 0
+class Execution:
+    """A plan, carried out."""
 
-    async def fn(x: int) -> None:
-        nonlocal out
-        course.started.append((trio.current_time(), x))
-        await trio.sleep(story.durations[x])
-        if x in story.failing:
-            if not isinstance(story.policy, fanout.Settle):
-                out -= 1
+    def __init__(self, plan):
+        self.plan = plan
+        self.began = {}
+        self.handed_over = []
+        self.error = None
+        self.ended = 0.0
+        self.out = self.most_out = 0
+
+    async def item(self, x):
+        self.began[x] = trio.current_time()
+        await trio.sleep(self.plan.seconds[x])
+        if x in self.plan.fails:
+            if not isinstance(self.plan.policy, fanout.Settle):
+                self.out -= 1
             raise ItemError(x)
 
-    def items() -> Any:
-        nonlocal out
-        for x in range(len(story.durations)):
-            out += 1
-            course.most_out = max(course.most_out, out)
+    def take(self):
+        for x in range(len(self.plan.seconds)):
+            self.out += 1
+            self.most_out = max(self.most_out, self.out)
             yield x
 
-    async def async_items() -> Any:
-        for x in items():
-            yield x
+    def source(self):
+        match self.plan.source:
+            case "sized":
+                return Sized(self.take(), len(self.plan.seconds))
+            case "iterator":
+                return self.take()
+            case "async":
+                return aiter_of(self.take())
 
-    class Sized:
-        def __len__(self) -> int:
-            return len(story.durations)
-
-        def __iter__(self) -> Any:
-            return items()
-
-    async def stop(results: Any) -> None:
-        await trio.sleep_until(story.stop_at)
+    async def stop(self, results):
+        await trio.sleep_until(self.plan.stop_at)
         results.stop()
 
-    async def main() -> None:
-        nonlocal out
-        limit: Any = trio.CapacityLimiter(story.limit) if story.shared else story.limit
-        source = {"list": Sized, "iterator": items, "async": async_items}[story.make]()
-        async with trio.open_nursery() as nursery:
+    async def read(self, results):
+        if self.plan.stop_at < math.inf:
+            self.nursery.start_soon(self.stop, results)
+        left = self.plan.leave_after
+        while left:
+            left -= 1
             try:
-                async with fanout.stream(
-                    fn, source, limit=limit, policy=story.policy, ordered=story.ordered, buffer=story.buffer
-                ) as results:
-                    if story.stop_at < math.inf:
-                        nursery.start_soon(stop, results)
-                    left = story.leave_after
-                    while left:
-                        left -= 1
-                        try:
-                            index, item, value = await results.receive()
-                        except trio.EndOfChannel:
-                            break
-                        out -= 1
-                        assert item == index
-                        if isinstance(story.policy, fanout.Settle):
-                            value = isinstance(value, outcome.Error)
-                        course.handed_over.append((trio.current_time(), index, value))
-                        await trio.sleep(story.pauses[len(course.handed_over) - 1])
+                index, item, value = await results.receive()
+            except trio.EndOfChannel:
+                break
+            self.out -= 1
+            assert item == index
+            if isinstance(self.plan.policy, fanout.Settle):
+                value = isinstance(value, outcome.Error)
+            self.handed_over.append((trio.current_time(), index, value))
+            await trio.sleep(self.plan.pauses[len(self.handed_over) - 1])
+
+    async def main(self):
+        plan = self.plan
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        limit = limit_of(plan.limit, plan.shared)
+        options = {"limit": limit, "policy": plan.policy, "ordered": plan.ordered, "buffer": plan.buffer}
+        async with trio.open_nursery() as self.nursery:
+            try:
+                async with fanout.stream(self.item, self.source(), **options) as results:
+                    await self.read(results)
             except ItemError as exc:
-                course.error = exc.args
+                self.error = exc.args
             except fanout.FanOutError as error:
-                course.error = error.indices
-            course.end = trio.current_time()
-            assert trio.lowlevel.current_statistics().tasks_living <= alone + 1  # the one that stops
-            if story.shared:
+                self.error = error.indices
+            self.ended = trio.current_time()
+            assert trio.lowlevel.current_statistics().tasks_living <= tasks + 1  # the one that stops
+            if plan.shared:
                 assert limit.borrowed_tokens == 0
-            nursery.cancel_scope.cancel()
-
-    async def measured() -> None:
-        nonlocal alone
-        alone = trio.lowlevel.current_statistics().tasks_living
-        await main()
-
-    alone = 0
-    trio.run(measured, clock=MockClock(autojump_threshold=0))
-    return course
+            self.nursery.cancel_scope.cancel()
 
 
 @st.composite
-def stories(draw: st.DrawFn) -> Story:
+def plans(draw):
     count = draw(st.integers(0, 9))
     leave_after = draw(st.sampled_from([math.inf, math.inf, 1, 2, 4]))
     policies = [fanout.FailFast(), fanout.Collect(), fanout.Collect(max_failures=2), fanout.Settle()]
-    return Story(
-        durations=[draw(st.integers(0, 5)) + 0.5 ** (x + 1) for x in range(count)],
-        failing=draw(st.sets(st.integers(0, 8), max_size=draw(st.integers(0, 4)))),
-        # Who leaves does not do so at the moment at which others start.
+    return Plan(
+        seconds=[exact(draw(st.integers(0, 5)), x + 1) for x in range(count)],
+        fails=draw(st.sets(st.integers(0, 8), max_size=draw(st.integers(0, 4)))),
+        # A reader does not leave at the moment at which an item starts.
         pauses=[
-            draw(st.integers(0, 6)) + 0.5 ** (x + 12) if leave_after == x + 1 or draw(st.booleans()) else 0
+            exact(draw(st.integers(0, 6)), x + 12) if leave_after == x + 1 or draw(st.booleans()) else 0
             for x in range(count)
         ],
         limit=draw(st.integers(1, 4)),
         buffer=draw(st.sampled_from([None, 0, 1, 2, 5, math.inf])),
         ordered=draw(st.booleans()),
         policy=draw(st.sampled_from(policies)),
-        stop_at=draw(st.sampled_from([math.inf, math.inf, 0, 1, 3, 8])) + 0.5**25,
+        stop_at=exact(draw(st.sampled_from([math.inf, math.inf, 0, 1, 3, 8])), 25),
         leave_after=leave_after,
-        make=draw(st.sampled_from(["list", "iterator", "async"])),
+        source=draw(st.sampled_from(["sized", "iterator", "async"])),
         shared=draw(st.booleans()),
     )
 
 
-@given(stories())
-def test_a_stream_does_what_the_model_does(story: Story) -> None:
-    real, model = perform(story), play(story)
-    assert real == model
-    window = story.limit + (story.limit if story.buffer is None else story.buffer)
-    assert real.most_out <= window
+@given(plans())
+def test_a_stream_does_what_the_model_does(plan):
+    real, expected = Execution(plan), StreamSimulation(plan).run()
+    run(real.main)
+    assert list(real.began.items()) == list(expected.began.items())
+    assert real.handed_over == expected.handed_over
+    assert real.error == expected.error
+    assert real.ended == expected.now
+    assert real.most_out <= plan.window
     indices = [index for _, index, _ in real.handed_over]
     assert len(set(indices)) == len(indices)
-    if story.ordered:
+    if plan.ordered:
         assert indices == sorted(indices)

@@ -1,43 +1,21 @@
 """`stream`: how many items may be out, which makes a slow reader slow the workers down, and keeps memory flat."""
 
-from __future__ import annotations
-
 import math
 import sys
-from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import AsyncCountingSource, CountingSource, Gauge, aiter_of, double, double_at_once, nothing_left, workers
-
-ORDERED = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
-SOURCES = pytest.mark.parametrize("cls", [CountingSource, AsyncCountingSource], ids=["sync", "async"])
-MAKES = pytest.mark.parametrize("make", [list, iter, aiter_of])
-SHARED = pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
-
-
-class WrongLength:
-    """An iterable that errs about how many items it has."""
-
-    def __init__(self, items: Any, length: int) -> None:
-        self._items = items
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Any:
-        return iter(self._items)
+from helpers import FUNCTIONS, Gauge, Sized, Things, double, double_at_once, limit_of, nothing_left, workers
 
 
 class Odd(Exception):
     pass
 
 
-async def fail_odd(x: int) -> int:
+async def fail_odd(x):
     await trio.lowlevel.checkpoint()
     if x % 2:
         raise Odd
@@ -47,19 +25,16 @@ async def fail_odd(x: int) -> int:
 # How many are out
 
 
-@ORDERED
-@SOURCES
-@SHARED
-@pytest.mark.parametrize("fn", [double, double_at_once])
+@FUNCTIONS
 @pytest.mark.parametrize("limit", [1, 2, 5])
 @pytest.mark.parametrize("buffer", [None, 0, 1, 7])
 async def test_limit_and_buffer_bound_what_is_taken_and_not_handed_over(
-    buffer: int | None, limit: int, fn: Any, shared: bool, cls: Any, ordered: bool
-) -> None:
-    """And nothing less: with nobody reading, the window fills."""
-    source = cls(range(1000))
+    buffer, limit, fn, shared, source_class, ordered
+):
+    """And nothing less: while nothing is read, the window fills."""
+    source = source_class(range(1000))
     window = limit + (limit if buffer is None else buffer)
-    limiter: Any = trio.CapacityLimiter(limit) if shared else limit
+    limiter = limit_of(limit, shared)
     with nothing_left():
         async with fanout.stream(fn, source, limit=limiter, ordered=ordered, buffer=buffer) as results:
             for handed_over in range(12):
@@ -71,39 +46,35 @@ async def test_limit_and_buffer_bound_what_is_taken_and_not_handed_over(
                 await results.receive()
 
 
-@ORDERED
-@SOURCES
-async def test_an_endless_buffer_lets_all_items_run(cls: Any, ordered: bool) -> None:
-    source = cls(range(1000))
+async def test_an_endless_buffer_lets_all_items_run(source_class, ordered):
+    source = source_class(range(1000))
     async with fanout.stream(double, source, limit=2, buffer=math.inf, ordered=ordered) as results:
         await wait_all_tasks_blocked()
         assert source.taken == 1000
         assert len([_ async for _ in results]) == 1000
 
 
-@SOURCES
-async def test_an_endless_limit_lets_all_items_run(cls: Any) -> None:
+async def test_an_endless_limit_lets_all_items_run(source_class):
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep_forever()
 
-    async with fanout.stream(fn, cls(range(300)), limit=math.inf, buffer=0):
+    async with fanout.stream(fn, source_class(range(300)), limit=math.inf, buffer=0):
         await wait_all_tasks_blocked()
         assert gauge.now == 300
 
 
-@SOURCES
-async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(cls: Any) -> None:
+async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(source_class):
     event = trio.Event()
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         if x == 0:
             await event.wait()
         return x
 
-    source = cls(range(100))
+    source = source_class(range(100))
     async with fanout.stream(fn, source, limit=3, buffer=2) as results:
         await wait_all_tasks_blocked()
         assert source.taken == 5
@@ -111,14 +82,11 @@ async def test_ordered_results_that_wait_for_an_earlier_one_fill_the_window(cls:
         assert [index async for index, _, _ in results] == list(range(100))
 
 
-@SOURCES
-@ORDERED
-@SHARED
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_failed_items_under_collect_leave_the_window(limit: int, shared: bool, ordered: bool, cls: Any) -> None:
-    """They are never handed over: it would fill for ever."""
-    source = cls(range(100))
-    limiter: Any = trio.CapacityLimiter(limit) if shared else limit
+async def test_failed_items_under_collect_leave_the_window(limit, shared, ordered, source_class):
+    """They are never handed over: it would fill forever."""
+    source = source_class(range(100))
+    limiter = limit_of(limit, shared)
     async with fanout.stream(
         fail_odd, source, limit=limiter, buffer=2, policy=fanout.Collect(), ordered=ordered
     ) as results:
@@ -133,22 +101,20 @@ async def test_failed_items_under_collect_leave_the_window(limit: int, shared: b
     assert len(excinfo.value.indices) == 50
 
 
-@SOURCES
-async def test_failed_items_leave_the_window_where_nobody_reads(cls: Any) -> None:
-    async def fn(x: int) -> None:
+async def test_failed_items_leave_the_window_also_if_nothing_is_read(source_class):
+    async def fn(x):
         await trio.lowlevel.checkpoint()
         raise Odd
 
-    source = cls(range(50))
+    source = source_class(range(50))
     with pytest.raises(fanout.FanOutError):
         async with fanout.stream(fn, source, limit=2, buffer=0, policy=fanout.Collect()):
             await wait_all_tasks_blocked()
             assert source.taken == 50
 
 
-@SOURCES
-async def test_failed_items_under_settle_are_results_and_fill_the_window(cls: Any) -> None:
-    source = cls(range(50))
+async def test_failed_items_under_settle_are_results_and_fill_the_window(source_class):
+    source = source_class(range(50))
     async with fanout.stream(fail_odd, source, limit=2, buffer=2, policy=fanout.Settle()) as results:
         for handed_over in range(10):
             await wait_all_tasks_blocked()
@@ -159,16 +125,11 @@ async def test_failed_items_under_settle_are_results_and_fill_the_window(cls: An
 # To the end
 
 
-@MAKES
-@SHARED
-@ORDERED
 @pytest.mark.parametrize("buffer", [0, 1, 2, 7])
-async def test_a_slow_reader_reaches_the_end(
-    buffer: int, ordered: bool, shared: bool, make: Any, autojump_clock: Any
-) -> None:
+async def test_a_slow_reader_reaches_the_end(buffer, ordered, shared, make, autojump_clock):
     """All workers may idle on a full window when the last item has been taken."""
     for count in range(8):
-        limit: Any = trio.CapacityLimiter(2) if shared else 2
+        limit = limit_of(2, shared)
         got = []
         with trio.fail_after(100), nothing_left():
             async with fanout.stream(
@@ -182,17 +143,17 @@ async def test_a_slow_reader_reaches_the_end(
 
 @pytest.mark.parametrize("length", [0, 2, 5, 6, 99])
 @pytest.mark.parametrize("buffer", [0, 1, 20])
-async def test_a_wrong_length_loses_nothing_and_hangs_nothing(buffer: int, length: int, autojump_clock: Any) -> None:
+async def test_a_wrong_length_loses_nothing_and_hangs_nothing(buffer, length, autojump_clock):
     got = []
     with trio.fail_after(100):
-        async with fanout.stream(double, WrongLength(range(5), length), limit=2, buffer=buffer) as results:
+        async with fanout.stream(double, Sized(range(5), length), limit=2, buffer=buffer) as results:
             async for index, _, _ in results:
                 got.append(index)
                 await trio.sleep(1)
     assert got == list(range(5))
 
 
-async def test_a_list_that_grows_is_taken_to_its_end(autojump_clock: Any) -> None:
+async def test_a_list_that_grows_is_taken_to_its_end(autojump_clock):
     items = [0, 1, 2]
     async with fanout.stream(double, items, limit=1, buffer=0) as results:
         async for index, _, _ in results:
@@ -202,10 +163,10 @@ async def test_a_list_that_grows_is_taken_to_its_end(autojump_clock: Any) -> Non
     assert len(items) == 8
 
 
-async def test_three_items_need_three_workers_however_slow_the_reader(autojump_clock: Any) -> None:
+async def test_three_items_need_three_workers_however_slow_the_reader(autojump_clock):
     most = 0
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         nonlocal most
         await trio.sleep(1)
         most = max(most, workers("stream(fn)") - 1)  # the task that drives them has a name like theirs
@@ -219,39 +180,35 @@ async def test_three_items_need_three_workers_however_slow_the_reader(autojump_c
 # When
 
 
-@ORDERED
-@SOURCES
-async def test_a_slow_reader_slows_the_workers_down(cls: Any, ordered: bool, autojump_clock: Any) -> None:
+async def test_a_slow_reader_slows_the_workers_down(source_class, ordered, autojump_clock):
     """With room for two, an item is started as one is handed over."""
     started = []
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         started.append(trio.current_time())
         await trio.sleep(1)
 
-    async with fanout.stream(fn, cls(range(6)), limit=1, buffer=1, ordered=ordered) as results:
+    async with fanout.stream(fn, source_class(range(6)), limit=1, buffer=1, ordered=ordered) as results:
         async for _ in results:
             await trio.sleep(10)
     assert started == [0, 1, 2, 11, 21, 31]
     assert trio.current_time() == 61
 
 
-@SOURCES
-async def test_workers_idle_no_longer_than_they_have_to(cls: Any, autojump_clock: Any) -> None:
-    async with fanout.stream(trio.sleep, cls([2] * 9), limit=3, buffer=0) as results:
+async def test_workers_idle_no_longer_than_they_have_to(source_class, autojump_clock):
+    async with fanout.stream(trio.sleep, source_class([2] * 9), limit=3, buffer=0) as results:
         times = [trio.current_time() async for _ in results]
     assert times == [2] * 3 + [4] * 3 + [6] * 3
 
 
-@SOURCES
-async def test_a_reader_that_comes_back_to_many_results_sets_all_workers_off(cls: Any, autojump_clock: Any) -> None:
+async def test_a_reader_that_comes_back_to_many_results_sets_all_workers_off(source_class, autojump_clock):
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep(1)
 
-    async with fanout.stream(fn, cls(range(100)), limit=5, buffer=0) as results:
+    async with fanout.stream(fn, source_class(range(100)), limit=5, buffer=0) as results:
         await trio.sleep(3)
         for _ in range(5):
             await results.receive()
@@ -262,18 +219,15 @@ async def test_a_reader_that_comes_back_to_many_results_sets_all_workers_off(cls
 # Shared limiters
 
 
-@SOURCES
 @pytest.mark.parametrize("buffer", [0, 3])
-async def test_on_a_limiter_without_tokens_the_window_is_one_and_the_buffer(
-    cls: Any, buffer: int, autojump_clock: Any
-) -> None:
+async def test_on_a_limiter_without_tokens_the_window_is_one_and_the_buffer(source_class, buffer, autojump_clock):
     limiter = trio.CapacityLimiter(0)
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         gauge.began.append(x)
 
-    source = cls(range(100))
+    source = source_class(range(100))
     with nothing_left(limiter):
         async with fanout.stream(fn, source, limit=limiter, buffer=buffer) as results:
             await wait_all_tasks_blocked()
@@ -297,14 +251,12 @@ async def test_on_a_limiter_without_tokens_the_window_is_one_and_the_buffer(
             assert [_ async for _ in results] == []
 
 
-@SOURCES
-@ORDERED
-async def test_the_window_follows_the_tokens(ordered: bool, cls: Any, autojump_clock: Any) -> None:
+async def test_the_window_follows_the_tokens(ordered, source_class, autojump_clock):
     limiter = trio.CapacityLimiter(2)
-    source = cls(range(1000))
+    source = source_class(range(1000))
     gauge = Gauge()
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep(1)
 
@@ -321,12 +273,11 @@ async def test_the_window_follows_the_tokens(ordered: bool, cls: Any, autojump_c
             assert gauge.peak <= tokens
 
 
-@SOURCES
-async def test_a_paused_stream_goes_on_and_ends(cls: Any, autojump_clock: Any) -> None:
+async def test_a_paused_stream_goes_on_and_ends(source_class, autojump_clock):
     limiter = trio.CapacityLimiter(3)
     got = []
 
-    async def pause() -> None:
+    async def pause():
         for tokens in (0, 2, 0, 1):
             await trio.sleep(2.5)
             limiter.total_tokens = tokens
@@ -334,23 +285,22 @@ async def test_a_paused_stream_goes_on_and_ends(cls: Any, autojump_clock: Any) -
     with nothing_left(limiter):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pause)
-            async with fanout.stream(trio.sleep, cls([1] * 20), limit=limiter, buffer=1) as results:
+            async with fanout.stream(trio.sleep, source_class([1] * 20), limit=limiter, buffer=1) as results:
                 async for index, _, _ in results:
                     got.append(index)
     assert got == list(range(20))
 
 
-@MAKES
-async def test_a_stream_whose_items_are_done_ends_whoever_holds_the_tokens(make: Any) -> None:
+async def test_a_stream_whose_items_are_done_ends_though_others_hold_the_tokens(make):
     limiter = trio.CapacityLimiter(1)
     async with fanout.stream(double, make(range(3)), limit=limiter, buffer=9) as results:
         await wait_all_tasks_blocked()
-        limiter.acquire_on_behalf_of_nowait("somebody")
+        limiter.acquire_on_behalf_of_nowait("other")
         assert len([_ async for _ in results]) == 3
-    limiter.release_on_behalf_of("somebody")
+    limiter.release_on_behalf_of("other")
 
 
-async def test_results_wait_for_no_token() -> None:
+async def test_results_wait_for_no_token():
     """Where the reader is slow, its results take no token from others."""
     limiter = trio.CapacityLimiter(2)
     async with fanout.stream(double, range(100), limit=limiter):
@@ -359,18 +309,17 @@ async def test_results_wait_for_no_token() -> None:
         assert limiter.statistics().tasks_waiting == 0
 
 
-@SOURCES
-async def test_two_streams_on_one_limiter_get_along(cls: Any, autojump_clock: Any) -> None:
+async def test_two_streams_on_one_limiter_get_along(source_class, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     gauge = Gauge()
-    got: dict[str, list[int]] = {"a": [], "b": []}
+    got = {"a": [], "b": []}
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         with gauge.running(x):
             await trio.sleep(1)
 
-    async def read(name: str, pause: float) -> None:
-        async with fanout.stream(fn, cls(range(20)), limit=limiter, buffer=1) as results:
+    async def read(name, pause):
+        async with fanout.stream(fn, source_class(range(20)), limit=limiter, buffer=1) as results:
             async for index, _, _ in results:
                 got[name].append(index)
                 await trio.sleep(pause)
@@ -386,37 +335,25 @@ async def test_two_streams_on_one_limiter_get_along(cls: Any, autojump_clock: An
 # Memory
 
 
-@ORDERED
-@SOURCES
-async def test_items_and_values_live_no_longer_than_they_are_out(cls: Any, ordered: bool) -> None:
-    alive = most = 0
+async def test_items_and_values_live_no_longer_than_they_are_out(source_class, ordered):
+    things = Things()
 
-    class Thing:
-        def __init__(self) -> None:
-            nonlocal alive, most
-            alive += 1
-            most = max(most, alive)
-
-        def __del__(self) -> None:
-            nonlocal alive
-            alive -= 1
-
-    async def fn(x: Thing) -> Thing:
+    async def fn(x):
         await trio.lowlevel.checkpoint()
-        return Thing()
+        return things.make()
 
-    async with fanout.stream(fn, cls(Thing() for _ in range(2000)), limit=3, buffer=4, ordered=ordered) as results:
+    source = source_class(things.make() for _ in range(2000))
+    async with fanout.stream(fn, source, limit=3, buffer=4, ordered=ordered) as results:
         async for completed in results:
             del completed
             await trio.lowlevel.checkpoint()
-        assert alive <= 2  # what the frames of this test hold
-    assert alive <= 1  # enumerate() keeps what it gave last
-    assert most <= 2 * (3 + 4 + 1) + 2
+        assert things.alive <= 2  # what the frames of this test hold
+    assert things.alive <= 1  # enumerate() keeps what it gave last
+    assert things.most <= 2 * (3 + 4 + 1) + 2
 
 
 @pytest.mark.slow
-@ORDERED
-async def test_an_endless_source_takes_no_more_memory_than_a_short_one(ordered: bool) -> None:
+async def test_an_endless_source_takes_no_more_memory_than_a_short_one(ordered):
     async with fanout.stream(double_at_once, iter(int, 1), limit=4, ordered=ordered) as results:
         async for index, _, _ in results:
             if index == 1000:

@@ -1,7 +1,5 @@
 """`in_thread`: blocking functions in Trio's threads."""
 
-from __future__ import annotations
-
 import contextvars
 import functools
 import sys
@@ -9,16 +7,13 @@ import threading
 
 import pytest
 import trio
-from trio.testing import MockClock, assert_checkpoints
+from trio.testing import assert_checkpoints
 
 import trio_fanout as fanout
-from helpers import no_cycles, nothing_left
+from helpers import PATIENCE, no_cycles, nothing_left
 from trio_fanout import in_thread
 
-PATIENCE = 30
-"""Seconds until a thread that waits for another gives up: long enough to never be reached by a test that passes."""
-
-tint: contextvars.ContextVar[str] = contextvars.ContextVar("tint", default="none")
+tint = contextvars.ContextVar("tint", default="none")
 
 
 async def coroutine_function():
@@ -210,7 +205,7 @@ async def test_abandoned_at_once_and_its_failure_lost():
     assert await in_thread(done.wait)(PATIENCE)
 
 
-async def test_abandoned_work_may_exceed_the_limit(autojump_clock: MockClock):
+async def test_abandoned_work_may_exceed_the_limit(autojump_clock):
     """With a limit of 1, three threads meet: each item timed out, and left its thread behind."""
     meeting = threading.Barrier(4, timeout=PATIENCE)
     fn = in_thread(lambda _: meeting.wait(), abandon_on_cancel=True)
@@ -273,7 +268,7 @@ def test_what_cannot_be_called_is_a_type_error_at_once(fn, got):
         in_thread(fn)
 
 
-async def test_async_function_in_disguise_is_a_type_error():
+async def test_function_that_returns_a_coroutine_is_a_type_error():
     """Seen only when it is called: Trio says so."""
     with pytest.raises(TypeError, match="asynchronous"):
         await in_thread(lambda: coroutine_function())()  # noqa: PLW0108

@@ -1,40 +1,37 @@
 """Wrong use: an error at once, before any item starts, that names the argument, what it got and what it takes."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re
-from typing import Any
 
 import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, double, nothing_left
+from helpers import ALL_POLICIES, POLICIES, double, nothing_left
 
-ran: list[Any] = []
+ran = []
 
 
-async def record(x: Any) -> None:
+async def record(x):
     ran.append(x)
 
 
 class Untouched:
     """An iterable that must not be iterated."""
 
-    def __iter__(self) -> Any:
+    def __iter__(self):
         raise AssertionError
 
 
 @pytest.fixture(autouse=True)
-def _nothing_starts() -> Any:
+def _nothing_starts():
     ran.clear()
     yield
     assert ran == []
 
 
-async def wrong(error: type[Exception], words: list[str], call: Any, *args: Any, **kwargs: Any) -> None:
+async def wrong(error, words, call, *args, **kwargs):
     """Check that a call fails in the way it should, and that the message holds all of `words`."""
     with nothing_left(), pytest.raises(error) as excinfo:
         await call(*args, **kwargs)
@@ -46,17 +43,16 @@ async def wrong(error: type[Exception], words: list[str], call: Any, *args: Any,
 
 
 CALLS = pytest.mark.parametrize("call", [fanout.map, fanout.do])
-POLICIES = pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
 
 
 @CALLS
 @pytest.mark.parametrize(("fn", "got"), [(None, "None"), (3, "3"), ("f", "str"), ([record], "list")])
-async def test_fn_that_is_not_callable(call: Any, fn: Any, got: str) -> None:
+async def test_fn_that_is_not_callable(call, fn, got):
     await wrong(TypeError, ["fn", got, "async function"], call, fn, Untouched())
 
 
 @CALLS
-async def test_fn_that_is_a_coroutine_object(call: Any) -> None:
+async def test_fn_that_is_a_coroutine_object(call):
     """And Python does not warn, later and elsewhere, that it was never awaited."""
     await wrong(TypeError, ["fn", "coroutine", "async function"], call, record(1), Untouched())
 
@@ -65,12 +61,12 @@ async def test_fn_that_is_a_coroutine_object(call: Any) -> None:
 @pytest.mark.parametrize(
     ("items", "got"), [(None, "None"), (3, "3"), (object(), "object"), (record, "function"), (list, "class list")]
 )
-async def test_items_that_cannot_be_iterated(call: Any, items: Any, got: str) -> None:
+async def test_items_that_cannot_be_iterated(call, items, got):
     await wrong(TypeError, ["items", got, "iterable"], call, record, items)
 
 
-async def test_items_that_are_an_async_function_not_called() -> None:
-    async def source() -> Any:
+async def test_items_that_are_an_async_function_not_called():
+    async def source():
         yield 1
 
     await wrong(TypeError, ["items", "function", "iterable"], fanout.map, record, source)
@@ -92,21 +88,21 @@ LIMITS = [
 
 @pytest.mark.parametrize("name", ["map", "do", "fan_out"])
 @pytest.mark.parametrize(("limit", "error", "got"), LIMITS, ids=str)
-async def test_limit_of_the_wrong_kind_or_size(name: str, limit: Any, error: Any, got: str) -> None:
+async def test_limit_of_the_wrong_kind_or_size(name, limit, error, got):
     words = ["limit", got, "1 or more", "math.inf", "CapacityLimiter"]
     args = ([record], 1) if name == "fan_out" else (record, Untouched())
     await wrong(error, words, getattr(fanout, name), *args, limit=limit)
 
 
-async def test_limit_that_is_another_primitive() -> None:
+async def test_limit_that_is_another_primitive():
     await wrong(TypeError, ["limit", "Semaphore"], fanout.map, record, Untouched(), limit=trio.Semaphore(3))
 
 
-async def test_limit_may_be_any_int_of_one_or_more() -> None:
+async def test_limit_may_be_any_int_of_one_or_more():
     class Number(int):
         pass
 
-    async def fn(x: int) -> int:
+    async def fn(x):
         return x
 
     for limit in (1, Number(3), 10**30, math.inf, trio.CapacityLimiter(math.inf)):
@@ -126,7 +122,7 @@ async def test_limit_may_be_any_int_of_one_or_more() -> None:
     ],
     ids=str,
 )
-async def test_policy_of_the_wrong_kind(name: str, policy: Any, got: str) -> None:
+async def test_policy_of_the_wrong_kind(name, policy, got):
     args = ([record], 1) if name == "fan_out" else (record, Untouched())
     words = ["policy", got, "FailFast()", "Collect()"]
     if name != "do":
@@ -135,7 +131,7 @@ async def test_policy_of_the_wrong_kind(name: str, policy: Any, got: str) -> Non
 
 
 @pytest.mark.parametrize("policy", [fanout.Settle(), fanout.Settle(move_on_after=1), fanout.FirstSuccess()], ids=str)
-async def test_do_takes_no_policy_that_gives_something_back(policy: Any) -> None:
+async def test_do_takes_no_policy_that_gives_something_back(policy):
     words = ["policy", type(policy).__name__, "FailFast()", "Collect()"]
     await wrong(TypeError, words, fanout.do, record, Untouched(), policy=policy)
 
@@ -155,13 +151,13 @@ async def test_do_takes_no_policy_that_gives_something_back(policy: Any) -> None
     ],
     ids=str,
 )
-async def test_item_timeout_that_is_not_above_zero(name: str, seconds: Any, error: Any, got: str) -> None:
+async def test_item_timeout_that_is_not_above_zero(name, seconds, error, got):
     args = ([record], 1) if name == "fan_out" else (record, Untouched())
     await wrong(error, ["item_timeout", got, "seconds above 0"], getattr(fanout, name), *args, item_timeout=seconds)
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
-async def test_wrong_use_is_an_error_under_every_policy(policy: Any) -> None:
+@POLICIES
+async def test_wrong_use_is_an_error_under_every_policy(policy):
     await wrong(TypeError, ["fn"], fanout.map, None, [1], policy=policy)
     await wrong(TypeError, ["items"], fanout.map, record, None, policy=policy)
     await wrong(ValueError, ["limit"], fanout.map, record, [1], policy=policy, limit=0)
@@ -169,7 +165,7 @@ async def test_wrong_use_is_an_error_under_every_policy(policy: Any) -> None:
     await wrong(TypeError, ["fns[1]"], fanout.fan_out, [record, None], 1, policy=policy)
 
 
-async def test_wrong_use_is_an_error_without_items_too() -> None:
+async def test_wrong_use_is_an_error_without_items_too():
     await wrong(TypeError, ["fn"], fanout.map, None, [])
     await wrong(ValueError, ["limit"], fanout.map, record, [], limit=0)
 
@@ -178,12 +174,12 @@ async def test_wrong_use_is_an_error_without_items_too() -> None:
 
 
 @pytest.mark.parametrize(("fns", "got"), [(None, "None"), (record, "function"), (3, "3")])
-async def test_fns_that_cannot_be_iterated(fns: Any, got: str) -> None:
+async def test_fns_that_cannot_be_iterated(fns, got):
     await wrong(TypeError, ["fns", got, "iterable"], fanout.fan_out, fns, 1)
 
 
-async def test_fns_that_are_only_async_iterable() -> None:
-    async def source() -> Any:
+async def test_fns_that_are_only_async_iterable():
+    async def source():
         yield record
 
     generator = source()
@@ -192,12 +188,12 @@ async def test_fns_that_are_only_async_iterable() -> None:
 
 
 @pytest.mark.parametrize("bad", [None, 3, "text"])
-async def test_fan_out_checks_all_its_functions_first(bad: Any) -> None:
+async def test_fan_out_checks_all_its_functions_first(bad):
     await wrong(TypeError, ["fns[2]", "async function"], fanout.fan_out, [record, record, bad], 1)
     await wrong(TypeError, ["fns[2]"], fanout.fan_out, iter([record, record, bad]), 1)
 
 
-async def test_fan_out_takes_no_coroutine_objects() -> None:
+async def test_fan_out_takes_no_coroutine_objects():
     await wrong(TypeError, ["fns[1]", "coroutine"], fanout.fan_out, [record, record(1)], 1)
 
 
@@ -216,7 +212,7 @@ async def test_fan_out_takes_no_coroutine_objects() -> None:
     ],
     ids=str,
 )
-def test_max_failures_that_is_no_count(value: Any, error: Any, got: str) -> None:
+def test_wrong_max_failures(value, error, got):
     with pytest.raises(error) as excinfo:
         fanout.Collect(max_failures=value)
     assert all(word in str(excinfo.value) for word in ("max_failures", got, "1 or more"))
@@ -232,7 +228,7 @@ def test_max_failures_that_is_no_count(value: Any, error: Any, got: str) -> None
     ],
     ids=str,
 )
-def test_move_on_after_that_is_no_time(value: Any, error: Any, got: str) -> None:
+def test_wrong_move_on_after(value, error, got):
     with pytest.raises(error) as excinfo:
         fanout.Settle(move_on_after=value)
     assert all(word in str(excinfo.value) for word in ("move_on_after", got, "seconds"))
@@ -241,14 +237,14 @@ def test_move_on_after_that_is_no_time(value: Any, error: Any, got: str) -> None
 # Functions that turn out not to be async
 
 
-def blocking(x: int) -> int:
+def blocking(x):
     return x
 
 
 @POLICIES
 @pytest.mark.parametrize("item_timeout", [None, 5])
 @pytest.mark.parametrize(("fn", "got"), [(blocking, "1"), (lambda x: None, "None"), (lambda x: [x], "list")])
-async def test_fn_that_returns_what_cannot_be_awaited(policy: Any, item_timeout: Any, fn: Any, got: str) -> None:
+async def test_fn_that_returns_what_cannot_be_awaited(policy, item_timeout, fn, got):
     """It is never recorded as a failure of the item."""
     kwargs = {"policy": policy, "item_timeout": item_timeout}
     await wrong(TypeError, ["in_thread", got], fanout.map, fn, [1, 2], **kwargs)
@@ -258,14 +254,11 @@ async def test_fn_that_returns_what_cannot_be_awaited(policy: Any, item_timeout:
 
 
 @POLICIES
-@pytest.mark.parametrize("shared", [False, True])
-async def test_fn_that_returns_what_cannot_be_awaited_ends_the_run(
-    shared: bool, policy: Any, autojump_clock: Any
-) -> None:
+async def test_fn_that_returns_what_cannot_be_awaited_ends_the_run(shared, policy, autojump_clock):
     """Also for one item only, after others have failed or succeeded."""
     cancelled = []
 
-    async def good(x: int) -> int:
+    async def good(x):
         if x == 0 and isinstance(policy, (fanout.Collect, fanout.Settle, fanout.FirstSuccess)):
             raise ValueError
         try:
@@ -275,7 +268,7 @@ async def test_fn_that_returns_what_cannot_be_awaited_ends_the_run(
             raise
         return x
 
-    async def late() -> Any:
+    async def late():
         yield 0
         yield 1
         await trio.sleep(1)
@@ -289,17 +282,17 @@ async def test_fn_that_returns_what_cannot_be_awaited_ends_the_run(
 
 
 @POLICIES
-async def test_an_async_generator_function_is_no_async_function(policy: Any) -> None:
-    async def generate(x: int) -> Any:
+async def test_an_async_generator_function_is_not_an_async_function(policy):
+    async def generate(x):
         yield x
 
     await wrong(TypeError, ["async_generator", "in_thread"], fanout.map, generate, [1], policy=policy)
 
 
-async def test_a_type_error_of_the_items_own_is_a_failure_like_any() -> None:
+async def test_a_type_error_of_the_items_own_is_a_failure_like_any_other():
     """Only the caller's mistake is taken for one."""
 
-    async def fn(x: int) -> None:
+    async def fn(x):
         raise TypeError("mine")
 
     with pytest.raises(fanout.FanOutError) as excinfo:
@@ -307,9 +300,9 @@ async def test_a_type_error_of_the_items_own_is_a_failure_like_any() -> None:
     assert excinfo.value.indices == (0, 1)
 
 
-async def test_wrong_use_of_a_nested_run_is_a_failure_of_the_outer_item() -> None:
-    async def outer(x: int) -> Any:
-        return await fanout.map(blocking, [1])  # type: ignore[arg-type]
+async def test_wrong_use_of_a_nested_run_is_a_failure_of_the_outer_item():
+    async def outer(x):
+        return await fanout.map(blocking, [1])
 
     with pytest.raises(fanout.FanOutError) as excinfo:
         await fanout.map(outer, [1, 2], policy=fanout.Collect())
@@ -319,19 +312,19 @@ async def test_wrong_use_of_a_nested_run_is_a_failure_of_the_outer_item() -> Non
     assert raised.value.__notes__ == ["item 0"]
 
 
-async def test_each_coroutine_among_fns_is_closed() -> None:
+async def test_each_coroutine_among_fns_is_closed():
     with pytest.raises(TypeError, match=r"fns\[0\] must be an async function"):
-        coroutines: list[Any] = [double(1), 3, double(2)]
+        coroutines = [double(1), 3, double(2)]
         await fanout.fan_out(coroutines, 1)
 
 
 @pytest.mark.parametrize("needs", [[["x"]], [{}]])
-def test_needs_that_cannot_be_names(needs: Any) -> None:
+def test_needs_that_cannot_be_names(needs):
     with pytest.raises(TypeError, match="needs of a Step must be an iterable of names"):
         fanout.Step(trio.sleep, needs=needs)
 
 
-async def test_seconds_that_no_float_can_hold() -> None:
+async def test_seconds_that_no_float_can_hold():
     with pytest.raises(ValueError, match="item_timeout"):
         await fanout.map(trio.sleep, [0], item_timeout=10**400)
     with pytest.raises(ValueError, match="move_on_after"):

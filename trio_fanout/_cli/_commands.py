@@ -1,4 +1,4 @@
-"""What the three commands do: each is a stream, of a function that runs one program."""
+"""The three commands. Each is a `stream` of a function that runs one program."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ async def run(options: Options) -> int:
                 await output.say(str(exc))
                 code = FAILURE
             except BrokenPipeError:
-                code = FAILURE  # who reads the results has seen enough
+                code = FAILURE  # the reader of the results has seen enough
             helpers.cancel_scope.cancel()
     return INTERRUPTED if shutdown.interrupted else code
 
 
 async def _run(options: Options, shutdown: Shutdown, output: Output, helpers: trio.Nursery, stack: ExitStack) -> int:
-    with shutdown.waiting() as scope:  # for the other end of a named pipe, say
+    with shutdown.waiting() as scope:  # opening a named pipe waits for its other end
         source, log = await _open(options, stack)
     if scope.cancelled_caught:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""What there is to do: jobs, and for each of them a program with its words and its standard input."""
+"""Where jobs come from, and what is started for each: the words of a program and its standard input."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ class ItemInput:
         return self._items.skipped
 
     def total(self) -> int | None:
-        """How many items there are to do, or None as long as nobody knows."""
+        """How many items there are to do, or None while that is unknown."""
         counted = self._items.count if self._items.ended else self._counted
         return None if counted is None else counted - self._items.skipped
 
     async def count(self) -> None:
         """Find out how many items there are, other than JSON, if they are in a plain file."""
-        # Nobody needs to know: the count may as well fail.
+        # Only the progress display uses the count, so a failure does not matter.
         with suppress(FatalError, OSError):
             if self._position is None:
                 return
@@ -186,8 +186,8 @@ class CommandInput:
         try:
             copy, name = tempfile.mkstemp()
             self._stack.callback(os.close, copy)
-            # A file without a name goes with this process, however that ends. It can be opened only where there is
-            # this folder.
+            # A file without a name is removed with this process, however that ends. It can be opened again only
+            # through this folder.
             self._copy = f"/proc/self/fd/{copy}"
             if os.path.exists(self._copy):  # noqa: ASYNC240, PTH110  # it asks no disk
                 Path(name).unlink()  # noqa: ASYNC240  # as quick as making it

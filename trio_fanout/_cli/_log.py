@@ -29,14 +29,14 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._name: Final = str(path)
         try:
-            # Only to write: who opens a named pipe to read, too, is its own reader, and waits for itself.
+            # Write-only: opened for reading too, a named pipe would have this process as its reader, and never break.
             self._fd: Final = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             self._is_file: Final = stat.S_ISREG(os.fstat(self._fd).st_mode)
             self._at_line_start = not self._is_file or _ends_with_newline(path)
         except OSError as exc:
             msg = f"cannot open the log {self._name!r}: {reason(exc)}"
             raise UsageError(msg) from None
-        self._turn: Final = trio.Lock()
+        self._turn: Final = trio.Lock()  # lines must not mix
 
     async def append(self, line: bytes) -> None:
         """Write a line.
@@ -50,7 +50,7 @@ class Log:
         if self._is_file:
             self._write(line)
         else:
-            # The reader of a pipe may take its time, which must hold up nothing but this result.
+            # The reader of a pipe may be slow. That must delay this result, and nothing else.
             async with self._turn:
                 await in_thread(self._write, line)
 

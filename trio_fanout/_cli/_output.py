@@ -37,14 +37,14 @@ class Output:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether anybody sees how far things are."""
+        """Whether there is a progress display."""
         return self._display is not None
 
     async def show(self, result: Result) -> None:
         """Print a result.
 
         Raises:
-            BrokenPipeError: nobody reads it.
+            BrokenPipeError: standard output is a pipe without a reader.
             FatalError: it cannot be written.
         """
         if self._form == "text":
@@ -65,8 +65,8 @@ class Output:
             if at_once:
                 self._write(pieces)
             else:
-                # In a thread: who reads this may pause, and signals and time-outs must not wait for that. Nor may the
-                # one at a terminal hold them up in the middle.
+                # In a thread: the reader may pause, and so may a terminal (Ctrl-S). Signals and time-outs must not wait
+                # for that.
                 await in_thread(self._write, pieces)
         except BrokenPipeError:
             raise

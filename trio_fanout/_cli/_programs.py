@@ -176,12 +176,12 @@ class Program:
                 if self.exit_code != 0 or not over:
                     with trio.CancelScope(shield=True):
                         await self._end_group()
+            self._read_what_is_there()
         except BaseException:
             self.close()
             raise
         finally:
-            # Only a process that has left the group can hold the pipes open now, and nobody waits for that.
-            self._read_what_is_there()
+            # Only a process that has left the group can still hold the pipes open. It is not waited for.
             for pipe in list(self._pipes):
                 self._close_pipe(pipe)
             if self._pidfd is not None:
@@ -193,7 +193,7 @@ class Program:
         return over
 
     def signal(self, number: int) -> bool:
-        """Send a signal to the group; false if there is nobody who can be sent it."""
+        """Send a signal to the group. False if no process in it can receive one."""
         try:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
@@ -224,7 +224,7 @@ class Program:
         return True
 
     def _read_what_is_there(self) -> None:
-        # A pipe holds a piece, or little more if it was widened. Who writes on and on is not waited for.
+        # A pipe holds a piece, or a few if it was widened. A process that writes endlessly must not keep us here.
         for pipe in list(self._pipes):
             all(self.read(pipe) for _ in range(16))  # up to the first that reads nothing
 
@@ -255,7 +255,7 @@ class Program:
     async def _end_group(self) -> None:
         """End all processes of the group, with SIGTERM, and after a while with SIGKILL."""
         if not self.signal(signal.SIGTERM):
-            return  # nobody is left
+            return  # no process is left
         self.signal(signal.SIGCONT)  # one that is stopped would not notice
         with trio.move_on_after(KILL_AFTER):
             await self._wait_for_group()
@@ -264,7 +264,7 @@ class Program:
         await self._wait_for_group()
 
     async def _wait_for_group(self) -> None:
-        """Wait until nobody is left in the group."""
+        """Wait until no process is left in the group."""
         if not self._reaped:
             await self._wait_for_exit()
             os.waitpid(self.pid, 0)  # noqa: ASYNC222  # it has exited
@@ -297,7 +297,7 @@ def _open_pidfd(pid: int) -> int | None:
 def _lives(group: int) -> bool:
     """Whether any process of the group does more than wait for its parent to notice that it has exited.
 
-    Where the first process of a container does not reap the orphans that it inherits, that takes for ever.
+    Where the first process of a container does not reap the orphans that it inherits, that takes forever.
     """
     if not _PROC.is_dir():
         return True

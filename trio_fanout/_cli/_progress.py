@@ -28,7 +28,7 @@ class Tally:
         done: how many items have finished; `failed` of them have failed.
         failures: how many programs have failed for these; fewer where one is started for several items.
         first_failure: of those, the one with the lowest index, and what went wrong.
-        total: how many items there are to do, or None if nobody knows yet.
+        total: how many items there are to do, or None while that is unknown.
     """
 
     total: Callable[[], int | None]
@@ -193,7 +193,7 @@ def position_in(fd: int) -> int | None:
 
 
 def count_items(fd: int, position: int, end: bytes) -> int:
-    """How many items there are in a plain file, from `position` on, without disturbing who reads it.
+    """How many items there are in a plain file, from `position` on, without moving the position of its reader.
 
     Args:
         fd: the file.

@@ -80,7 +80,7 @@ class Runner:
         self.limit: int = options.parallel
         """How many jobs are in progress at once."""
         if self._retries:
-            # One that waits for its next attempt is in progress, too, but its place is another's.
+            # An item that waits for its next attempt is in progress, but holds no place.
             self.limit += WAITING
             self._attempt: Callable[[Job], Awaitable[Result | None]] = fanout.cap(self._run_once, options.parallel)
         else:
@@ -96,7 +96,7 @@ class Runner:
         self._tally.done += len(job)
         if result.error is not None:
             self._tally.add_failure(job, result.error)
-            # A program that does not exist will not be there for the next item either.
+            # A program that does not exist fails for every item.
             if self._fail_fast or (not result.found and not self._started_any and self._source.has_one_program):
                 self._shutdown.end()
             if self._tell is not None:
@@ -106,7 +106,7 @@ class Runner:
         return result
 
     def last_words(self) -> str:
-        """What to say at the end of failures: each once, or the first and how many there are."""
+        """The last message of a run with failures: how many there were, and the first of them."""
         assert self._tally.first_failure is not None
         job, error = self._tally.first_failure
         what = shown_job(job)
@@ -123,7 +123,8 @@ class Runner:
                 await trio.sleep(_pause_after(attempts))
             again = None if self._shutdown.stopped else await self._attempt(job)
             if again is None:
-                # Interrupted: what there is of it is that it failed. Where another failed, it might have succeeded.
+                # After an interrupt, the failed attempt is the result. After the failure of another item, this one has
+                # no result: the next attempt might have succeeded.
                 if not self._shutdown.interrupted:
                     result.close()
                     return None
@@ -166,7 +167,8 @@ class Runner:
             if program.exit_code == -signal.SIGPIPE and not self._captures and _output_is_closed():
                 raise BrokenPipeError
             if program.exit_code is not None and -program.exit_code in END:
-                # Was it sent to all of us? Then the program has not failed by itself, and it may not be the last to go.
+                # A service manager sends SIGTERM to all processes at once. Then the program has not failed by itself,
+                # and the signal is about to arrive here, too.
                 with trio.move_on_after(MOMENT):
                     await self._shutdown.ended.wait()
                     program.close()
@@ -207,7 +209,7 @@ def _exit_error(exit_code: int | None) -> str | None:
 
 
 def _output_is_closed() -> bool:
-    """Whether standard output is a pipe that nobody reads."""
+    """Whether standard output is a pipe without a reader."""
     poll = select.poll()
     poll.register(1, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -28,7 +28,7 @@ LOOK_FOR_STOPPED: Final = 0.5
 REPORT: Final = [getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(signal, name)]
 """The signals that ask what runs."""
 
-END: Final = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT] if hasattr(signal, "SIGHUP") else []
+END: Final = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 """The signals that end what runs, as a second SIGINT does."""
 
 
@@ -66,7 +66,7 @@ class Shutdown:
         self.ended: Final = trio.Event()  # by a signal, and what ran with it
         self.running: Final[set[Running]] = set()
         self.printing: Final = trio.CancelScope()
-        """Around all that uses the results: for when nobody takes them any more."""
+        """Around all that prints results and messages: cancelled if their reader has stopped."""
         self._results: fanout.ResultChannel[Any, Any] | None = None
         self._waiting: Final[set[trio.CancelScope]] = set()
 
@@ -124,8 +124,9 @@ class Shutdown:
     async def watch_for_stopped(self) -> None:
         """End the programs that want to use the terminal, until cancelled.
 
-        The terminal is not theirs: reading it, or changing its modes, stops them, and nothing would start them again.
-        Other signals that stop a program come from somebody who knows.
+        The terminal belongs to this process's group: reading it, or changing its modes, stops a program of another
+        group, and nothing would continue it. Other stop signals are sent on purpose, and the sender will continue the
+        program.
         """
         while True:
             await trio.sleep(LOOK_FOR_STOPPED)
