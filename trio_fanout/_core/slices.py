@@ -20,7 +20,6 @@ interpreter, the thread is too late each time, and waits for seconds. And it is 
 within 10 ms.
 """
 
-
 AT_ONCE = 500
 """How many tasks wait for the next slice awake: about as many as it has time for.
 
@@ -35,7 +34,7 @@ class Slice:
 
     end: float = 0.0  # by `perf_counter`; 0 before the first slice, and where a cancellation is to be looked for
     _awake: int = 0  # tasks that wait for the next slice, and are awake
-    _asleep: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)  # the others
+    _asleep: trio.lowlevel.ParkingLot | None = None  # the others; made when there are any, as most runs have none
 
     def begin(self) -> None:
         """Begin a new slice: other tasks have just had their turn."""
@@ -53,6 +52,8 @@ class Slice:
         Where many tasks wait, the slice may be over again when this returns.
         """
         if checkpoint is None and self._awake >= AT_ONCE:
+            if self._asleep is None:
+                self._asleep = trio.lowlevel.ParkingLot()
             await self._asleep.park()
             if perf_counter() < self.end:
                 self._asleep.unpark()  # if not, the caller comes back here, and wakes another from there
