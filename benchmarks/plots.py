@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).with_name("results.json")
 PLOTS = Path(__file__).parents[1] / "docs" / "plots"
 OURS, OTHERS, BASE = "#0b6e99", "#b0a99f", "#dcd6cc"
-LINES = [OURS, "#c4572e", "#5b8c3a", "#8a5fa8", "#b8860b", "#777777"]
+LINES = [OURS, "#c4572e", "#5b8c3a", "#8a5fa8", "#b8860b", "#777777", "#111111"]
 BASES = {"plain loop", "one checkpoint", "barest worker loop"}
 THEIRS = (
     "nursery + limiter",
@@ -52,13 +53,14 @@ class Results:
         return next(row["measure"] for row in self.rows if row["measure"].startswith(measure))
 
 
-def bars(ax: Axes, rows: list[dict]) -> None:
+def bars(ax: Axes, rows: list[dict], which: str = "median") -> None:
     """A bar for each contender, with its figure, on a scale of powers of ten."""
     rows.reverse()  # the first is to be at the top
     colours = [BASE if row["name"] in BASES else OTHERS if row["name"].startswith(THEIRS) else OURS for row in rows]
-    drawn = ax.barh([row["name"] for row in rows], [row["median"] for row in rows], color=colours)
-    ax.bar_label(drawn, [f"{row['median']:.3g}" for row in rows], padding=3)
+    drawn = ax.barh([row["name"] for row in rows], [row[which] for row in rows], color=colours)
+    ax.bar_label(drawn, [f"{row[which]:,.0f}" if row[which] >= 10 else f"{row[which]:.2f}" for row in rows], padding=3)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,g}")
     ax.margins(x=0.2)
     ax.tick_params(left=False)
     ax.spines["left"].set_visible(False)
@@ -73,6 +75,10 @@ def lines(ax: Axes, rows: list[dict]) -> None:
         ax.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=name)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.xaxis.set_major_formatter("{x:,g}")
+    ax.yaxis.set_major_formatter("{x:,g}")
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    ax.yaxis.set_minor_formatter("{x:,g}")
     ax.grid(visible=True, axis="y", color="#eeeeee")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -102,13 +108,13 @@ def memory_by_items(results: Results, ax: Axes) -> None:
     lines(ax, rows)
     ax.set_xlabel("items")
     ax.set_ylabel("more resident memory, MiB")
-    ax.set_title("Peak of memory (0.01 MiB and less are one)")
+    ax.set_title("Peak of memory; less than 0.01 MiB is drawn as that")
 
 
 def elsewhere(results: Results, ax: Axes) -> None:
     rows = [row for row in results.rows if row["unit"] == "µs a call, by the clock on the wall"]
-    bars(ax, rows)
-    ax.set_xlabel("µs a call, by the clock on the wall")
+    bars(ax, rows, "lowest")
+    ax.set_xlabel("µs a call, by the clock on the wall, in the quickest of five rounds")
     ax.set_title("Calls that do nothing, in a thread, a process, on a cluster")
 
 

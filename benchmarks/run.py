@@ -1,9 +1,9 @@
 """What the loop costs, side by side with doing the same by hand and with its peers.
 
-``python benchmarks/run.py`` measures everything and prints it, in some minutes. ``--json FILE`` writes it down, too, with
-the machine, the versions and the commit; `plots.py` draws from that file. ``--quick`` takes some seconds, and its figures
-are only good for seeing that it works. `aiometer`, `anyio`, Go, Node, trio-parallel and Dask take part where they are
-installed.
+``python benchmarks/run.py`` measures everything and prints it, in some minutes. ``--json FILE`` writes it down, too,
+with the machine, the versions and the commit; `plots.py` draws from that file. ``--quick`` takes some seconds, and its
+figures are only good for seeing that it works. `aiometer`, `anyio`, Go, Node, trio-parallel and Dask take part where
+they are installed.
 """
 
 from __future__ import annotations
