@@ -768,7 +768,7 @@ async def test_ctrl_c_between_taking_a_job_and_starting_it_leaves_its_handle_wit
 
     monkeypatch.setattr("trio_fanout._core.run.switch_context", interrupted)
     async with trio.open_nursery() as waiters:
-        with nothing_left(), pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
             async with fanout.open_group(limit=2) as group:
                 var.set("of the job")
                 handle = group.start_soon(trio.sleep, 0)
