@@ -21,7 +21,7 @@ within 10 ms.
 """
 
 
-AT_ONCE = 500
+AT_ONCE = 250
 """How many tasks wait for the next slice awake: about as many as it has time for.
 
 Thousands may wait. If all of them woke for each slice, most would find it over again: the cost would grow with their
