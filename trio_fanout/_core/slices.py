@@ -20,7 +20,7 @@ interpreter, the thread is too late each time, and waits for seconds. And it is 
 within 10 ms.
 """
 
-AT_ONCE = 500
+AT_ONCE = 250
 """How many tasks wait for the next slice awake: about as many as it has time for.
 
 Thousands may wait. If all of them woke for each slice, most would find it over again: the cost would grow with their
