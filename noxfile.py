@@ -150,6 +150,15 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/instructions.py")
 
 
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Small changes to the package, one at a time: a test should fail for each. An hour; less by `-- --mutate FILE`."""
+    session.install("--editable", f".[{EXTRAS}]", *TESTS)
+    only = ["-m", "not slow or hypothesis"]  # the models see most, whatever they take
+    env = {"PYTHONPATH": "tests", "CI": "1"}
+    session.run("pytest", "-p", "mutants", "-p", "no:xdist", "-q", *only, *session.posargs, env=env)
+
+
 @nox.session(tags=["full"])
 def wheel(session: nox.Session) -> None:
     """What is published: the wheel by itself, and the suite of the source distribution against it."""

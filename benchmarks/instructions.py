@@ -51,9 +51,8 @@ def run(name: str) -> None:
 
     for contender, fn, _, _ in FIGURES.values():
         trio.run(call, contender(fn, range(20)), 10)
-    if name != NOTHING:
-        contender, fn, count, times = FIGURES[name]
-        trio.run(call, contender(fn, range(count)), times)
+    contender, fn, count, times = FIGURES.get(name, (contenders.map_, items.at_once, 0, 0))
+    trio.run(call, contender(fn, range(count)), times)
 
 
 def count() -> dict[str, int]:
