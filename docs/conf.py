@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from html import escape
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,14 +124,20 @@ def link_code(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def inline_pictures(app: Sphinx, doctree: nodes.document, _: str) -> None:
-    """Put the pictures into the page, where their text has the colour of the page's."""
+    """Put pictures and plots into the page, where their text and lines have the colour of the page's."""
     if app.builder.format != "html":
         return
     for image in list(doctree.findall(nodes.image)):
-        if image["uri"].startswith("pictures/"):
+        folder = Path(image["uri"]).parent.name
+        if folder in {"pictures", "plots"}:
             svg = (HERE / image["uri"]).read_text()
-            svg = re.sub(r"<style>.*?</style>\n", "", svg, flags=re.DOTALL)
-            image.replace_self(nodes.raw("", f'<div class="picture">{svg}</div>', format="html"))
+            svg = svg[svg.index("<svg") :]
+            svg = re.sub(r"<(style|metadata)\b.*?</\1>\n", "", svg, flags=re.DOTALL)
+            # What Matplotlib says of the colours of text, lines and background:
+            svg = svg.replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
+            label = escape(image.get("alt", ""))
+            html = f'<div class="picture {folder}" role="img" aria-label="{label}">{svg}</div>'
+            image.replace_self(nodes.raw("", html, format="html"))
 
 
 def setup(app: Sphinx) -> None:

@@ -6,21 +6,23 @@ Which module tests what of the calls (each name begins with `test_`)::
     results and order   map                 stream              group               graph
     failures            policies            stream_failures     group_failures      graph
     cancellation        cancellation        stream_failures     group_failures      graph
-    Ctrl-C              cancellation        stream_failures     group_failures      graph
+    Ctrl-C              cancellation,       stream_failures,    group_failures,     graph,
+                        interrupts          interrupts          interrupts          interrupts
     limits              limits              stream_window       group               graph
     sources             sources             stream_failures     -                   -
     context variables   context             stream              group               graph
     scopes, nurseries   isolation           isolation           isolation           isolation
     limiters, shown     limiters            limiters, shown     limiters, shown     -
     names of tasks      map                 stream              group               graph
-    fairness            fairness            stream              group               graph
+    fairness            fairness,           stream              group               graph
+                        threads_run_too
     nothing left over   leaks               stream_failures     group               graph
     wrong use           usage               stream              group               graph
     random runs         model               stream_model        group_model         graph_model
 
 And what else there is::
 
-    FanOutError         errors
+    exceptions          errors; wrong_exceptions (classes that break the rules of exceptions)
     adapters            threads, processes, executors, dask, throttle, cap*
     Meter               meter
     the command         cli*

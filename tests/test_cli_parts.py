@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 import trio
 
-from trio_fanout._cli import _programs, _shutdown, _spool, _stdio
+from trio_fanout._cli import _output, _programs, _shutdown, _spool, _stdio
 from trio_fanout._cli._items import Item
 from trio_fanout._cli._output import REDRAW, Output
 from trio_fanout._cli._progress import PlainDisplay, RichDisplay, Tally, count_items, position_in, terminal_width
@@ -357,3 +357,16 @@ def test_a_disk_that_takes_a_part_at_a_time(monkeypatch):
     kept.write(bytes(range(256)) * (BLOCK // 256))
     assert content(kept) == bytes(range(256)) * (BLOCK // 256)
     spool.close()
+
+
+@pytest.mark.parametrize("ready", [True, False])
+async def test_a_message_waits_for_a_reader_that_takes_its_time_or_is_dropped(ready, monkeypatch):
+    """Where the caller can wait, it does, in a thread; where it cannot, the message is not worth it."""
+    said = []
+    main = threading.get_ident()
+    monkeypatch.setattr(_output, "is_ready", lambda fd: ready)
+    monkeypatch.setattr(_output, "say", lambda message: said.append((message, threading.get_ident() == main)))
+    output = Output("json", None)
+    await output.say("waits")
+    output.say_if_ready("does not")
+    assert said == ([("waits", True), ("does not", True)] if ready else [("waits", False)])

@@ -276,3 +276,29 @@ async def test_a_change_by_the_caller_during_the_run_is_not_seen(autojump_clock)
         await wait_all_tasks_blocked()
         var.set("after")
     assert seen == ["before"] * 4
+
+
+async def test_an_instrument_may_set_a_variable_at_each_step_of_a_task() -> None:
+    class Tracer(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            task.context.run(var.set, object())
+
+    async def fn(x: int = 0) -> int:
+        var.get()
+        await trio.lowlevel.checkpoint()
+        return x
+
+    tracer = Tracer()
+    trio.lowlevel.add_instrument(tracer)
+    try:
+        for limit in (1, 3, trio.CapacityLimiter(2)):
+            assert await fanout.map(fn, range(10), limit=limit) == list(range(10))
+            assert await fanout.map(fn, aiter_of(range(10)), limit=limit) == list(range(10))
+            async with fanout.stream(fn, range(10), limit=limit) as results:
+                assert [value async for _, _, value in results] == list(range(10))
+            async with fanout.open_group(limit=limit) as group:
+                handles = [group.start_soon(fn, x) for x in range(10)]
+            assert [handle.value for handle in handles] == list(range(10))
+            assert await fanout.run_graph({"a": fanout.Step(fn), "b": fanout.Step(fn, needs=("a",))}) == {"a": 0, "b": 0}
+    finally:
+        trio.lowlevel.remove_instrument(tracer)

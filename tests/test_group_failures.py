@@ -1,5 +1,6 @@
 """`open_group`: failures, policies, cancellation and interrupts."""
 
+import contextvars
 import math
 import pickle
 import signal
@@ -756,3 +757,22 @@ def test_ctrl_c_while_a_group_runs(where):
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
     assert "job" in done or where == "job"
+
+
+async def test_ctrl_c_between_taking_a_job_and_starting_it_leaves_its_handle_with_an_end(monkeypatch):
+    """Here it comes as the worker takes on the context of the job."""
+    var = contextvars.ContextVar("var")
+
+    def interrupted(task, context):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trio_fanout._core.run.switch_context", interrupted)
+    async with trio.open_nursery() as waiters:
+        with pytest.raises(KeyboardInterrupt):
+            async with fanout.open_group(limit=2) as group:
+                var.set("of the job")
+                handle = group.start_soon(trio.sleep, 0)
+                waiters.start_soon(handle.wait)
+                await trio.sleep_forever()
+    assert handle.outcome is None
+    assert "cancelled" in repr(handle)

@@ -5,8 +5,6 @@ test here runs a call again and again, with a SIGINT at the first of these momen
 there is one: in the package's own functions, in the items and in the source.
 """
 
-from __future__ import annotations
-
 import contextvars
 import itertools
 import math
@@ -15,17 +13,12 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 import trio_fanout as fanout
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from types import FrameType
 
 # Interrupted between making a coroutine and awaiting it, any program leaves one that was never awaited.
 pytestmark = [
@@ -38,33 +31,33 @@ pytestmark = [
 PACKAGE = str(Path(fanout.__file__).parent)
 RESUME = opcode.opmap["RESUME"]
 
-var: contextvars.ContextVar[int] = contextvars.ContextVar("var")
+var = contextvars.ContextVar("var")
 
 
 # What runs
 
 
-async def work(n: int) -> int:
+async def work(n):
     if n % 3:
         await trio.sleep(n % 3)
     return n
 
 
-async def work_with_a_variable(n: int) -> int:
+async def work_with_a_variable(n):
     var.set(n)
     return await work(n)
 
 
-async def work_in_an_open_scope(n: int) -> int:
+async def work_in_an_open_scope(n):
     trio.CancelScope().__enter__()
     return await work(n)
 
 
-def plain(count: int) -> Iterator[int]:
+def plain(count):
     yield from range(count)
 
 
-async def waiting(count: int) -> AsyncIterator[int]:
+async def waiting(count):
     for n in range(count):
         await trio.lowlevel.checkpoint()
         yield n
@@ -78,11 +71,11 @@ FOREIGN = {fn.__code__ for fn in (*WORK, plain, waiting)}
 # Where it is interrupted
 
 
-def interrupt(main: Callable[[Left], Any], at: int) -> bool:
+def interrupt(main, at):
     """Run `main` with a SIGINT at that moment, and check what is left. False if there are not so many moments."""
     moment = 0
 
-    def profile(frame: FrameType, event: str, arg: object) -> None:
+    def profile(frame, event, arg):
         nonlocal moment
         code = frame.f_code
         if not (code.co_filename.startswith(PACKAGE) or code in FOREIGN):
@@ -100,11 +93,11 @@ def interrupt(main: Callable[[Left], Any], at: int) -> bool:
 
     left = Left()
 
-    async def watchdog() -> None:
+    async def watchdog():
         await trio.sleep(1000)
         raise AssertionError("the run hangs")  # Trio then ends the whole run
 
-    async def outer() -> None:
+    async def outer():
         trio.lowlevel.spawn_system_task(watchdog)
         tasks = trio.lowlevel.current_statistics().tasks_living
         sys.setprofile(profile)
@@ -127,16 +120,16 @@ def interrupt(main: Callable[[Left], Any], at: int) -> bool:
 class Left:
     """What a run may leave behind."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.tasks = 0
-        self.limiters: list[trio.CapacityLimiter] = []
-        self.handles: list[fanout.Handle[Any]] = []
+        self.limiters = []
+        self.handles = []
 
-    def limiter(self, total: float) -> trio.CapacityLimiter:
+    def limiter(self, total):
         self.limiters.append(trio.CapacityLimiter(total))
         return self.limiters[-1]
 
-    def check(self) -> None:
+    def check(self):
         assert self.tasks == 0
         for limiter in self.limiters:
             assert limiter.borrowed_tokens == 0
@@ -145,7 +138,7 @@ class Left:
             assert "not finished" not in repr(handle)
 
 
-def interrupt_everywhere(main: Callable[[Left], Any]) -> None:
+def interrupt_everywhere(main):
     moments = next(at for at in itertools.count(1) if not interrupt(main, at)) - 1
     assert moments > 20
 
@@ -154,28 +147,26 @@ def interrupt_everywhere(main: Callable[[Left], Any]) -> None:
 
 FUNCTIONS = pytest.mark.parametrize("fn", WORK)
 SOURCES = pytest.mark.parametrize("make", [range, plain, waiting])
-SHARED = pytest.mark.parametrize("shared", [False, True])
 
 
 @FUNCTIONS
 @SOURCES
-@SHARED
-def test_map(shared: bool, make: Any, fn: Any) -> None:
-    async def main(left: Left) -> None:
-        limit: Any = left.limiter(2) if shared else 2
+def test_map(shared, make, fn):
+    async def main(left):
+        limit = left.limiter(2) if shared else 2
         await fanout.map(fn, make(5), limit=limit, item_timeout=10 if make is plain else None)
 
     interrupt_everywhere(main)
 
 
 @pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect()])
-def test_do_with_failures(policy: Any) -> None:
-    async def fail(n: int) -> None:
+def test_do_with_failures(policy):
+    async def fail(n):
         await work(n)
         if n:
             raise ValueError(n)
 
-    async def main(left: Left) -> None:
+    async def main(left):
         try:
             await fanout.do(fail, waiting(5), limit=left.limiter(2), policy=policy)
         except (ValueError, fanout.FanOutError):
@@ -184,11 +175,11 @@ def test_do_with_failures(policy: Any) -> None:
     interrupt_everywhere(main)
 
 
-def test_a_run_in_an_item_of_a_run() -> None:
-    async def nested(n: int) -> list[int]:
+def test_a_run_in_an_item_of_a_run():
+    async def nested(n):
         return await fanout.map(work, range(n), limit=2)
 
-    async def main(left: Left) -> None:
+    async def main(left):
         await fanout.fan_out([nested, nested], 3, limit=left.limiter(2))
 
     interrupt_everywhere(main)
@@ -196,10 +187,9 @@ def test_a_run_in_an_item_of_a_run() -> None:
 
 @FUNCTIONS
 @SOURCES
-@pytest.mark.parametrize("ordered", [False, True])
-def test_a_stream(ordered: bool, make: Any, fn: Any) -> None:
-    async def main(left: Left) -> None:
-        limit: Any = left.limiter(2) if ordered else 2
+def test_a_stream(ordered, make, fn):
+    async def main(left):
+        limit = left.limiter(2) if ordered else 2
         async with fanout.stream(
             fn, make(5), limit=limit, ordered=ordered, buffer=0 if ordered else math.inf
         ) as results:
@@ -212,8 +202,8 @@ def test_a_stream(ordered: bool, make: Any, fn: Any) -> None:
 
 @SOURCES
 @pytest.mark.parametrize("how", ["stop", "leave"])
-def test_a_stream_that_ends_early(how: str, make: Any) -> None:
-    async def main(left: Left) -> None:
+def test_a_stream_that_ends_early(how, make):
+    async def main(left):
         async with fanout.stream(work, make(8), limit=3, policy=fanout.Settle()) as results:
             left.limiters.append(results.limiter)
             async for index, _, _ in results:
@@ -227,9 +217,9 @@ def test_a_stream_that_ends_early(how: str, make: Any) -> None:
 
 @FUNCTIONS
 @pytest.mark.parametrize("limit", [1, 3, "shared"])
-def test_a_group(limit: Any, fn: Any) -> None:
-    async def main(left: Left) -> None:
-        async def job(n: int) -> None:
+def test_a_group(limit, fn):
+    async def main(left):
+        async def job(n):
             if n < 3:
                 left.handles.append(group.start_soon(job, n + 3))
             await fn(n)
@@ -247,10 +237,9 @@ def test_a_group(limit: Any, fn: Any) -> None:
 
 
 @FUNCTIONS
-@SHARED
-def test_a_graph(shared: bool, fn: Any) -> None:
-    async def main(left: Left) -> None:
-        async def step(n: int, *needs: Any) -> None:
+def test_a_graph(shared, fn):
+    async def main(left):
+        async def step(n, *needs):
             await fn(n)
 
         steps = {

@@ -796,3 +796,28 @@ async def test_the_part_of_a_mixed_group_is_a_secondary_failure(autojump_clock):
         await fanout.map(fn, range(2))
     assert excinfo.value.__notes__[0] == "item 1"
     assert excinfo.value.__notes__[1].startswith("item 0 also failed: ExceptionGroup")
+
+
+# Subclasses
+
+
+@pytest.mark.parametrize("cls", [fanout.FailFast, fanout.Collect, fanout.Settle, fanout.FirstSuccess])
+async def test_a_subclass_of_a_policy_is_that_policy(cls: Any) -> None:
+    async def fail(x: int) -> int:
+        if x:
+            raise ValueError(x)
+        return x
+
+    class Own(cls):  # type: ignore[misc]
+        pass
+
+    def outcome_of(given: Any) -> Any:
+        return [type(one) for one in given] if isinstance(given, list) else given
+
+    seen = []
+    for policy in (cls(), Own()):
+        try:
+            seen.append(outcome_of(await fanout.map(fail, range(2), policy=policy)))
+        except (ValueError, fanout.FanOutError) as exc:
+            seen.append(type(exc))
+    assert seen[0] == seen[1]

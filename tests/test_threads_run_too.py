@@ -3,8 +3,6 @@
 Each test has a process of its own: within pytest, other things let go of the interpreter too.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -61,16 +59,16 @@ except KeyboardInterrupt:
 """
 
 
-def output_of(program: str) -> str:
+def output_of(program):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     return done.stdout
 
 
-def test_a_thread_comes_back_all_the_while() -> None:
+def test_a_thread_comes_back_all_the_while():
     # Where it is starved, it comes back once or never. Where it is not, some 80 times, fewer on a busy machine.
     assert int(output_of(BESIDE_A_THREAD)) >= 8
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="`os.kill` ends the process there")
-def test_ctrl_c_from_a_thread_arrives() -> None:
+def test_ctrl_c_from_a_thread_arrives():
     assert output_of(INTERRUPTED_BY_A_THREAD) == "interrupted\n"

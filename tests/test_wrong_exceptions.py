@@ -1,9 +1,5 @@
 """Exceptions whose own methods lie or raise: no call trusts them, none is lost, and none is changed for another."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, NoReturn
-
 import pytest
 import trio
 from outcome import Error
@@ -11,18 +7,13 @@ from outcome import Error
 import trio_fanout as fanout
 from helpers import aiter_of, leaves, nothing_left
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-    from trio.testing import MockClock
-
-
-def refuse(*args: object) -> NoReturn:
+def refuse(*args):
     raise RuntimeError("refused")
 
 
 class NoTraceback(Exception):
-    def with_traceback(self, tb: object) -> None:  # type: ignore[override]
+    def with_traceback(self, tb):
         return None
 
 
@@ -39,23 +30,23 @@ class NoNotes(Exception):
 
 
 class OddNotes(Exception):
-    __notes__ = 3  # type: ignore[assignment]
+    __notes__ = 3
 
 
 class RaisesForNotes(Exception):
-    __notes__ = property(refuse)  # type: ignore[assignment]
+    __notes__ = property(refuse)
 
 
 class NoEquality(Exception):
     __eq__ = __ne__ = refuse
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 class EqualToAll(Exception):
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other):
         return True
 
-    def __hash__(self) -> int:
+    def __hash__(self):
         return 0
 
 
@@ -64,7 +55,7 @@ class NoTruth(Exception):
 
 
 class Empty(Exception):
-    def __len__(self) -> int:
+    def __len__(self):
         return 0
 
 
@@ -75,12 +66,12 @@ class Frozen(Exception):
 class Pretender(Exception):
     """It says that it is a cancellation."""
 
-    __class__ = trio.Cancelled  # type: ignore[assignment]
+    __class__ = trio.Cancelled
 
 
 class Odd(type):
     __eq__ = __ne__ = refuse
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
     __repr__ = refuse
     __instancecheck__ = refuse
 
@@ -90,25 +81,25 @@ class OfAnOddClass(Exception, metaclass=Odd):
 
 
 class NoSplit(ExceptionGroup[Exception]):
-    split = subgroup = derive = refuse  # type: ignore[assignment]
+    split = subgroup = derive = refuse
 
 
 class OddSplit(ExceptionGroup[Exception]):
-    def split(self, *args: Any) -> Any:
+    def split(self, *args):
         return None
 
     subgroup = derive = split
 
 
-def no_split() -> Exception:
+def no_split():
     return NoSplit("group", [ValueError(1)])
 
 
-def odd_split() -> Exception:
+def odd_split():
     return OddSplit("group", [ValueError(1)])
 
 
-def in_circles() -> Exception:
+def in_circles():
     error, other = ValueError(1), ValueError(2)
     error.__context__, other.__context__ = other, error
     return error
@@ -122,10 +113,10 @@ WRONG = pytest.mark.parametrize("make", MAKES, ids=[make.__name__ for make in MA
 SOURCES = pytest.mark.parametrize("source", [list, aiter_of])
 
 
-def fails(error: Exception) -> Callable[[int], Any]:
+def fails(error):
     """Item 1 fails, and so does another while it is cancelled."""
 
-    async def fail(n: int) -> int:
+    async def fail(n):
         if n == 2:
             try:
                 await trio.sleep_forever()
@@ -139,7 +130,7 @@ def fails(error: Exception) -> Callable[[int], Any]:
     return fail
 
 
-async def raised_by(call: Callable[[], Any]) -> BaseException | None:
+async def raised_by(call):
     try:
         await call()
     except BaseException as exc:  # noqa: BLE001
@@ -149,17 +140,17 @@ async def raised_by(call: Callable[[], Any]) -> BaseException | None:
 
 @WRONG
 @SOURCES
-async def test_map_raises_it(source: Any, make: Any, autojump_clock: MockClock) -> None:
+async def test_map_raises_it(source, make, autojump_clock):
     error = make()
     with nothing_left():
         assert await raised_by(lambda: fanout.map(fails(error), source(range(4)), limit=4)) is error
 
 
 @WRONG
-async def test_map_raises_it_in_the_place_of_a_cancellation(make: Any, autojump_clock: MockClock) -> None:
+async def test_map_raises_it_in_the_place_of_a_cancellation(make, autojump_clock):
     error = make()
 
-    async def fail(n: int) -> None:
+    async def fail(n):
         try:
             await trio.sleep_forever()
         finally:
@@ -173,7 +164,7 @@ async def test_map_raises_it_in_the_place_of_a_cancellation(make: Any, autojump_
 
 @WRONG
 @SOURCES
-async def test_it_is_collected(source: Any, make: Any, autojump_clock: MockClock) -> None:
+async def test_it_is_collected(source, make, autojump_clock):
     error = make()
     raised = await raised_by(lambda: fanout.map(fails(error), source([0, 1, 3]), policy=fanout.Collect()))
     assert type(raised) is fanout.FanOutError
@@ -184,7 +175,7 @@ async def test_it_is_collected(source: Any, make: Any, autojump_clock: MockClock
 
 
 @WRONG
-async def test_it_is_settled(make: Any, autojump_clock: MockClock) -> None:
+async def test_it_is_settled(make, autojump_clock):
     error = make()
     outcomes = await fanout.map(fails(error), [0, 1, 3], policy=fanout.Settle())
     assert isinstance(outcomes[1], Error)
@@ -193,20 +184,20 @@ async def test_it_is_settled(make: Any, autojump_clock: MockClock) -> None:
 
 
 @WRONG
-async def test_a_run_has_a_first_success_all_the_same(make: Any, autojump_clock: MockClock) -> None:
+async def test_a_run_has_a_first_success_all_the_same(make, autojump_clock):
     assert await fanout.map(fails(make()), [1, 3], policy=fanout.FirstSuccess()) == 3
 
 
 @WRONG
 @SOURCES
-async def test_a_source_raises_it(source: Any, make: Any, autojump_clock: MockClock) -> None:
+async def test_a_source_raises_it(source, make, autojump_clock):
     error = make()
 
-    def plain() -> Any:
+    def plain():
         yield 3
         raise error
 
-    async def waiting() -> Any:
+    async def waiting():
         yield 3
         await trio.sleep(1)
         raise error
@@ -217,11 +208,11 @@ async def test_a_source_raises_it(source: Any, make: Any, autojump_clock: MockCl
 
 
 @WRONG
-async def test_a_stream_ends_with_it(make: Any, autojump_clock: MockClock) -> None:
+async def test_a_stream_ends_with_it(make, autojump_clock):
     error = make()
     seen = []
 
-    async def read() -> None:
+    async def read():
         async with fanout.stream(fails(error), range(4)) as results:
             async for index, _, _ in results:
                 seen.append(index)
@@ -233,10 +224,10 @@ async def test_a_stream_ends_with_it(make: Any, autojump_clock: MockClock) -> No
 
 @WRONG
 @pytest.mark.parametrize("fails_too", [False, True])
-async def test_the_block_of_a_stream_raises_it(fails_too: bool, make: Any, autojump_clock: MockClock) -> None:
+async def test_the_block_of_a_stream_raises_it(fails_too, make, autojump_clock):
     error = make()
 
-    async def block() -> None:
+    async def block():
         async with fanout.stream(fails(KeyError()) if fails_too else trio.sleep, range(4)):
             await trio.sleep(1.5)
             raise error
@@ -246,11 +237,11 @@ async def test_the_block_of_a_stream_raises_it(fails_too: bool, make: Any, autoj
 
 
 @WRONG
-async def test_a_group_raises_it(make: Any, autojump_clock: MockClock) -> None:
+async def test_a_group_raises_it(make, autojump_clock):
     error = make()
     handles = []
 
-    async def block() -> None:
+    async def block():
         async with fanout.open_group() as group:
             handles.extend([group.start_soon(fails(error), n) for n in range(4)])
 
@@ -263,10 +254,10 @@ async def test_a_group_raises_it(make: Any, autojump_clock: MockClock) -> None:
 
 @WRONG
 @pytest.mark.parametrize("fails_too", [False, True])
-async def test_the_block_of_a_group_raises_it(fails_too: bool, make: Any, autojump_clock: MockClock) -> None:
+async def test_the_block_of_a_group_raises_it(fails_too, make, autojump_clock):
     error = make()
 
-    async def block() -> None:
+    async def block():
         async with fanout.open_group(policy=fanout.Collect()) as group:
             for n in range(3):
                 group.start_soon(fails(KeyError()) if fails_too else trio.sleep, n)
@@ -278,10 +269,10 @@ async def test_the_block_of_a_group_raises_it(fails_too: bool, make: Any, autoju
 
 
 @WRONG
-async def test_a_graph_raises_it_and_steps_that_depend_on_it_are_skipped(make: Any, autojump_clock: MockClock) -> None:
+async def test_a_graph_raises_it_and_steps_that_depend_on_it_are_skipped(make, autojump_clock):
     error = make()
 
-    async def fail() -> None:
+    async def fail():
         raise error
 
     steps = {"a": fanout.Step(fail), "b": fanout.Step(trio.sleep, needs=("a",))}
@@ -293,10 +284,10 @@ async def test_a_graph_raises_it_and_steps_that_depend_on_it_are_skipped(make: A
 
 
 @WRONG
-async def test_a_cancellation_in_a_group_with_it_is_told_apart(make: Any, autojump_clock: MockClock) -> None:
+async def test_a_cancellation_in_a_group_with_it_is_told_apart(make, autojump_clock):
     error = make()
 
-    async def work(n: int) -> None:
+    async def work(n):
         try:
             await trio.sleep_forever()
         except trio.Cancelled as cancelled:

@@ -50,7 +50,6 @@ class Ledger:
         self.results: list[Any] = []  # by index, as far as items have ended; MISSING for those without a result
         self.failures: dict[int, Exception] = {}
         self._items: dict[int, Any] = {}  # those that failed, for the error to give back
-        self._kind = kind
         self._names = names
         self._notes = Notes(kind)
 
@@ -60,7 +59,7 @@ class Ledger:
 
     def label(self, index: int, /) -> str:
         """What an item is called in messages: ``item 3``, ``step 'plan'``."""
-        return label(self._kind, self.name(index))
+        return label(self._notes.kind, self.name(index))
 
     # While the run goes on
 
@@ -80,7 +79,7 @@ class Ledger:
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> str | None:
         """Keep a failure. Gives a reason to cancel the run, or None."""
         self.failures[index] = exc
-        if self._kind == "item":  # a job or a step is no item to try again
+        if self._notes.kind == "item":  # a job or a step is no item to try again
             self._items[index] = item
         return None
 
@@ -215,7 +214,7 @@ class SettleLedger(Ledger):
         value = self.results[index] if index < len(self.results) else MISSING
         if value is not MISSING:
             return Value(value)
-        return Error(Unfinished(self.name(index), was_started(index), kind=self._kind))
+        return Error(Unfinished(self.name(index), was_started(index), kind=self._notes.kind))
 
 
 class FirstSuccessLedger(Ledger):

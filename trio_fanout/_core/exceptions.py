@@ -59,11 +59,6 @@ def first_leaf(exc: BaseException) -> BaseException:
     return exc
 
 
-def leaves(exc: BaseException) -> set[int]:
-    """The identities of the exceptions in a group, at any depth; of a single exception, its own."""
-    return {leaf for member in exc.exceptions for leaf in leaves(member)} if is_group(exc) else {id(exc)}
-
-
 def raise_unchanged(exc: BaseException) -> NoReturn:
     """Raise `exc` with the `__context__` it has, where a plain `raise` puts what the caller is handling."""
     context = exc.__context__

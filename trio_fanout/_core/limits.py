@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -65,7 +66,8 @@ class Tokens:
         self.overdrawn = False  # workers hold more tokens than that
         self._borrowers: set[Task] = set()  # the workers that hold a token
         # The queue, in order: for each index, what is set when all items before it have started.
-        self.unstarted: dict[int, trio.Event] = {}
+        # Ordered by class, as the first entry of a plain dict is behind the holes of all that were deleted before it.
+        self.unstarted: OrderedDict[int, trio.Event] = OrderedDict()
         self._scopes: set[trio.CancelScope] = set()  # around each wait
 
     @property
