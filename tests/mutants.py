@@ -154,9 +154,9 @@ def changes(node):
         case ast.Constant(value=str()):
             yield "value", None, f"XX{node.value}"
         case ast.JoinedStr():
-            yield "values", None, [ast.Constant("XX"), *node.values]
+            yield "values", None, [ast.copy_location(ast.Constant("XX"), node), *node.values]
         case ast.Assign() | ast.Return(value=ast.expr()):
-            if not (isinstance(node.value, ast.Constant) and node.value.value is None):
+            if not isinstance(node.value, ast.Constant):  # another constant would do
                 yield "value", None, ast.Constant(None)
     for field in ("body", "orelse", "finalbody"):
         if isinstance(getattr(node, field, None), list):
@@ -223,12 +223,12 @@ def run_items(items, each=lambda item, took: None, durations=None):
     for item, following in itertools.zip_longest(items, items[1:]):
         if durations is not None:
             limit_time(20 * durations[item.nodeid])
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         except KeyboardInterrupt:
             failed.append(item.nodeid)
-        each(item, time.perf_counter() - began)
+        each(item, time.process_time() - began)
         if failed and durations is not None:
             return failed[0]
     return failed or None
