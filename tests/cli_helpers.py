@@ -12,15 +12,11 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import trio
 
 from trio_fanout._cli import _commands, main
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 COMMAND = [sys.executable, "-m", "trio_fanout"]
 
@@ -37,20 +33,20 @@ class Ran:
     err: str
 
     @property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self):
         return [json.loads(line) for line in self.out.splitlines()]
 
-    def column(self, name: str) -> list[Any]:
+    def column(self, name):
         return [record[name] for record in self.records]
 
 
 class Cli:
     """Runs the command in this process."""
 
-    def __init__(self, capture: Any) -> None:
+    def __init__(self, capture):
         self._capture = capture
 
-    def __call__(self, *args: str, stdin: bytes | str = b"") -> Ran:
+    def __call__(self, *args, stdin=b""):
         with (
             standard_input(stdin.encode() if isinstance(stdin, str) else stdin),
             mock.patch.object(_commands, "run", run_and_leave_no_reader),
@@ -60,7 +56,7 @@ class Cli:
         return Ran(code, out, err.decode())
 
 
-async def run_and_leave_no_reader(options: Any, run: Any = _commands.run) -> int:
+async def run_and_leave_no_reader(options, run=_commands.run):
     """Run a command, and wait for threads that were left to their reading: they would read the next test's input."""
     try:
         return await run(options)
@@ -68,7 +64,7 @@ async def run_and_leave_no_reader(options: Any, run: Any = _commands.run) -> int
         await all_threads_ended()
 
 
-async def all_threads_ended() -> None:
+async def all_threads_ended():
     """Wait until each thread has ended that was left to what it did."""
     limiter = trio.to_thread.current_default_thread_limiter()
     with trio.fail_after(PATIENCE, shield=True):
@@ -77,7 +73,7 @@ async def all_threads_ended() -> None:
 
 
 @contextmanager
-def standard_input(data: bytes) -> Iterator[None]:
+def standard_input(data):
     """Have `data` on this process's standard input."""
     saved = os.dup(0)
     try:
@@ -91,16 +87,16 @@ def standard_input(data: bytes) -> Iterator[None]:
         os.close(saved)
 
 
-def run(*args: str, **kwargs: Any) -> Ran:
+def run(*args, **kwargs):
     """Run the command in a process of its own."""
     done = subprocess.run([*COMMAND, *args], capture_output=True, timeout=PATIENCE, check=False, **kwargs)
     return Ran(done.returncode, done.stdout, done.stderr.decode())
 
 
 @contextmanager
-def started(*args: str, **kwargs: Any) -> Iterator[subprocess.Popen[bytes]]:
+def started(*args, **kwargs):
     """Start the command in a process of its own, with pipes to and from it. It must end within the block."""
-    options: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    options = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen([*COMMAND, *args], **(options | kwargs)) as process:
         try:
             yield process
@@ -109,7 +105,7 @@ def started(*args: str, **kwargs: Any) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def shell_item(directory: Path) -> list[str]:
+def shell_item(directory):
     """A program that says that it has begun, waits to be released, and leaves its child's number.
 
     It says so to the FIFO `begun` in `directory`, and waits for the FIFO `release`. Its child does nothing for long.
@@ -122,7 +118,7 @@ def shell_item(directory: Path) -> list[str]:
     return ["sh", "-c", script]
 
 
-def is_gone(pid: int) -> bool:
+def is_gone(pid):
     """Whether a process has ended; one that nobody has reaped counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
@@ -130,11 +126,11 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def number_in(path: Path) -> int:
+def number_in(path):
     return int(path.read_text())
 
 
-def wait_for(condition: Callable[[], object]) -> None:
+def wait_for(condition):
     """Wait until a condition holds that another process brings about."""
     give_up = time.monotonic() + PATIENCE
     while not condition():
@@ -142,10 +138,10 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def wait_until_it_handles(pid: int, number: int) -> None:
+def wait_until_it_handles(pid, number):
     """Wait until a process would handle a signal."""
 
-    def handles() -> bool:
+    def handles():
         caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
         return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
 

@@ -1,7 +1,5 @@
 """`cap`: how many calls are at work, which is next, and what is kept of it."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import math
@@ -12,7 +10,6 @@ import tracemalloc
 import weakref
 from collections import Counter
 from fractions import Fraction
-from typing import Any
 
 import pytest
 import trio
@@ -31,22 +28,22 @@ ADAPTIVE = pytest.mark.parametrize("options", [{}, {"overloaded": lambda exc: Fa
 class Work:
     """An async function that takes a second, or as long as it is told, and notes when it is called, and with what."""
 
-    def __init__(self) -> None:
-        self.starts: list[tuple[Any, float]] = []
+    def __init__(self):
+        self.starts = []
         self.gauge = Gauge()
 
-    async def __call__(self, item: Any, seconds: float = 1) -> Any:
+    async def __call__(self, item, seconds=1):
         self.starts.append((item, trio.current_time()))
         with self.gauge.running():
             await trio.sleep(seconds)
         return item
 
     @property
-    def items(self) -> list[Any]:
+    def items(self):
         return [item for item, _ in self.starts]
 
     @property
-    def times(self) -> list[float]:
+    def times(self):
         return [time for _, time in self.starts]
 
 
@@ -54,15 +51,15 @@ class Key:
     """What a weak reference can watch."""
 
 
-def make_limit(limit: Any) -> Any:
+def make_limit(limit):
     return trio.CapacityLimiter(3) if limit == "limiter" else limit
 
 
-def limits(number: int) -> list[Any]:
+def limits(number):
     return [number, trio.CapacityLimiter(number)]
 
 
-async def call_in_turn(fn: Any, *items: Any) -> None:
+async def call_in_turn(fn, *items):
     """Call `fn` with each of `items`, one task each, so that the order of the calls is known."""
     async with trio.open_nursery() as nursery:
         for item in items:
@@ -74,7 +71,7 @@ async def call_in_turn(fn: Any, *items: Any) -> None:
 
 
 @ADAPTIVE
-async def test_calls_at_work_are_as_many_as_the_limit_and_no_more(autojump_clock: MockClock, options):
+async def test_calls_at_work_are_as_many_as_the_limit_and_no_more(autojump_clock, options):
     for limit in limits(3):
         work = Work()
         begin = trio.current_time()
@@ -83,13 +80,13 @@ async def test_calls_at_work_are_as_many_as_the_limit_and_no_more(autojump_clock
         assert work.gauge.peak == 3
 
 
-async def test_without_a_bound_all_are_at_work_at_once(autojump_clock: MockClock):
+async def test_without_a_bound_all_are_at_work_at_once(autojump_clock):
     work = Work()
     await fanout.do(cap(work, math.inf), range(100), limit=100)
     assert work.times == [0] * 100
 
 
-async def test_item_that_waits_between_attempts_holds_no_token(autojump_clock: MockClock):
+async def test_item_that_waits_between_attempts_holds_no_token(autojump_clock):
     """Which is what a cap is for: the same by `map`'s own limit takes 33 seconds."""
     work = Work()
     get = cap(work, 1)
@@ -104,7 +101,7 @@ async def test_item_that_waits_between_attempts_holds_no_token(autojump_clock: M
     assert trio.current_time() == 14
 
 
-async def test_bound_holds_over_all_calls_that_use_it(autojump_clock: MockClock):
+async def test_bound_holds_over_all_calls_that_use_it(autojump_clock):
     work = Work()
     fn = cap(work, 2)
     async with trio.open_nursery() as nursery:
@@ -114,13 +111,13 @@ async def test_bound_holds_over_all_calls_that_use_it(autojump_clock: MockClock)
     assert sorted(work.times) == [0, 0, 1, 1, 2, 2, 3]
 
 
-async def test_two_caps_of_one_function_do_not_know_each_other(autojump_clock: MockClock):
+async def test_two_caps_of_one_function_do_not_know_each_other(autojump_clock):
     work = Work()
     await fanout.fan_out([cap(work, 1), cap(work, 1)], "x")
     assert work.times == [0, 0]
 
 
-async def test_function_may_be_capped_twice(autojump_clock: MockClock):
+async def test_function_may_be_capped_twice(autojump_clock):
     """Four calls hold a token of the outer cap, two of them one of the inner, too."""
     work = Work()
     inner = cap(work, 2)
@@ -134,7 +131,7 @@ async def test_function_may_be_capped_twice(autojump_clock: MockClock):
 
 
 @ADAPTIVE
-async def test_limiter_is_shared_with_all_who_use_it(autojump_clock: MockClock, options):
+async def test_limiter_is_shared_with_all_who_use_it(autojump_clock, options):
     limiter = trio.CapacityLimiter(3)
     work, gauge = Work(), Gauge()
 
@@ -153,7 +150,7 @@ async def test_limiter_is_shared_with_all_who_use_it(autojump_clock: MockClock, 
     assert limiter.borrowed_tokens == 0
 
 
-async def test_tokens_of_a_limiter_are_borrowed_by_tasks(autojump_clock: MockClock):
+async def test_tokens_of_a_limiter_are_borrowed_by_tasks(autojump_clock):
     """So that its statistics tell which, and a nested run on it finds them."""
     limiter = trio.CapacityLimiter(3)
 
@@ -167,7 +164,7 @@ async def test_tokens_of_a_limiter_are_borrowed_by_tasks(autojump_clock: MockClo
 
 
 @ADAPTIVE
-async def test_limiter_may_change_while_calls_wait(autojump_clock: MockClock, options):
+async def test_limiter_may_change_while_calls_wait(autojump_clock, options):
     limiter = trio.CapacityLimiter(1)
     work = Work()
     fn = cap(work, limiter, **options)
@@ -188,7 +185,7 @@ async def test_limiter_may_change_while_calls_wait(autojump_clock: MockClock, op
 
 @ADAPTIVE
 @pytest.mark.parametrize("slow", [0, 3])
-async def test_first_come_first_served(autojump_clock: MockClock, options, slow):
+async def test_first_come_first_served(autojump_clock, options, slow):
     """Also where some take longer than others."""
     for limit in limits(2):
         work = Work()
@@ -199,7 +196,7 @@ async def test_first_come_first_served(autojump_clock: MockClock, options, slow)
 
 
 @ADAPTIVE
-async def test_no_call_passes_those_that_wait(autojump_clock: MockClock, options):
+async def test_no_call_passes_those_that_wait(autojump_clock, options):
     """The call that comes as a token is put back finds it taken, as it was handed over."""
     for limit in limits(1):
         work = Work()
@@ -223,7 +220,7 @@ def host_of(page):
     return page[0]
 
 
-async def test_each_key_has_a_limit_and_an_order_of_its_own(autojump_clock: MockClock):
+async def test_each_key_has_a_limit_and_an_order_of_its_own(autojump_clock):
     work = Work()
     await call_in_turn(cap(work, 2, key=host_of), "a0", "a1", "a2", "a3", "a4", "b0", "c0", "c1", "c2")
     assert sorted(work.starts, key=lambda start: (start[1], start[0])) == [
@@ -231,7 +228,7 @@ async def test_each_key_has_a_limit_and_an_order_of_its_own(autojump_clock: Mock
     ]  # fmt: skip
 
 
-async def test_key_outside_and_total_inside(autojump_clock: MockClock):
+async def test_key_outside_and_total_inside(autojump_clock):
     """What waits for a slow host holds no token of the total."""
     work = Work()
     get = cap(work, 3)
@@ -242,7 +239,7 @@ async def test_key_outside_and_total_inside(autojump_clock: MockClock):
     ]  # fmt: skip
 
 
-async def test_key_gets_all_the_arguments(autojump_clock: MockClock):
+async def test_key_gets_all_the_arguments(autojump_clock):
     seen = []
 
     async def fn(*args, **kwargs):
@@ -256,7 +253,7 @@ async def test_key_gets_all_the_arguments(autojump_clock: MockClock):
 
 
 @pytest.mark.parametrize("key", [None, 0, "", (), math.nan, Fraction(1, 2), frozenset({1}), Key()])
-async def test_any_hashable_is_a_key(autojump_clock: MockClock, key):
+async def test_any_hashable_is_a_key(autojump_clock, key):
     work = Work()
     await fanout.do(cap(work, 1, key=lambda item: key), range(3))
     assert work.times == [0, 1, 2]
@@ -266,7 +263,7 @@ ADAPTERS = pytest.mark.parametrize("adapter", [cap, fanout.throttle])
 
 
 @ADAPTERS
-async def test_what_the_key_raises_the_call_raises(autojump_clock: MockClock, adapter):
+async def test_what_the_key_raises_the_call_raises(autojump_clock, adapter):
     work = Work()
     fn = adapter(work, 1, key=lambda item: 1 // item)
     with pytest.raises(fanout.FanOutError) as caught:
@@ -278,7 +275,7 @@ async def test_what_the_key_raises_the_call_raises(autojump_clock: MockClock, ad
 
 @ADAPTERS
 @pytest.mark.parametrize(("key", "kind"), [([], "a list"), (([],), "a tuple"), ({}, "a dict")])
-async def test_key_that_is_not_hashable_is_a_type_error(autojump_clock: MockClock, adapter, key, kind):
+async def test_key_that_is_not_hashable_is_a_type_error(autojump_clock, adapter, key, kind):
     work = Work()
     with pytest.raises(TypeError, match=f"key must give something hashable, got {kind} from it"):
         await adapter(work, 1, key=lambda item: key)("x")
@@ -286,7 +283,7 @@ async def test_key_that_is_not_hashable_is_a_type_error(autojump_clock: MockCloc
 
 
 @ADAPTERS
-async def test_key_that_is_async_is_a_type_error(autojump_clock: MockClock, adapter):
+async def test_key_that_is_async_is_a_type_error(autojump_clock, adapter):
     """At once where that can be seen, and else as it is called; Python has no coroutine to warn of."""
 
     async def key(item):
@@ -315,7 +312,7 @@ async def test_key_that_is_async_is_a_type_error(autojump_clock: MockClock, adap
 
 @BIG_ENOUGH
 @ADAPTIVE
-async def test_call_within_itself_is_an_error_that_names_the_function(autojump_clock: MockClock, limit, options):
+async def test_call_within_itself_is_an_error_that_names_the_function(autojump_clock, limit, options):
     limit = make_limit(limit)
 
     async def recurse(depth):
@@ -332,7 +329,7 @@ async def test_call_within_itself_is_an_error_that_names_the_function(autojump_c
 
 @BIG_ENOUGH
 @ADAPTIVE
-async def test_call_by_a_task_below_one_that_holds_a_token_is_the_same_error(autojump_clock: MockClock, limit, options):
+async def test_call_by_a_task_below_one_that_holds_a_token_is_the_same_error(autojump_clock, limit, options):
     async def crawl(depth):
         await trio.sleep(1)
         if depth:
@@ -344,7 +341,7 @@ async def test_call_by_a_task_below_one_that_holds_a_token_is_the_same_error(aut
     await capped(0)
 
 
-async def test_thread_calls_in_the_name_of_its_task(autojump_clock: MockClock):
+async def test_thread_calls_in_the_name_of_its_task(autojump_clock):
     def in_between():
         return trio.from_thread.run(capped)
 
@@ -353,7 +350,7 @@ async def test_thread_calls_in_the_name_of_its_task(autojump_clock: MockClock):
         await capped()
 
 
-async def test_call_of_another_key_is_none_of_itself(autojump_clock: MockClock):
+async def test_call_of_another_key_is_none_of_itself(autojump_clock):
     async def countdown(n):
         return await capped(n - 1) if n else "done"
 
@@ -364,7 +361,7 @@ async def test_call_of_another_key_is_none_of_itself(autojump_clock: MockClock):
         await capped(5)
 
 
-async def test_job_that_a_call_starts_elsewhere_is_not_below_it(autojump_clock: MockClock):
+async def test_job_that_a_call_starts_elsewhere_is_not_below_it(autojump_clock):
     """Work that finds work: the jobs are below the group, not below the job that found them."""
     seen = []
 
@@ -383,7 +380,7 @@ async def test_job_that_a_call_starts_elsewhere_is_not_below_it(autojump_clock: 
 
 
 @ADAPTIVE
-async def test_task_that_holds_the_limiter_for_something_else_is_refused_too(autojump_clock: MockClock, options):
+async def test_task_that_holds_the_limiter_for_something_else_is_refused_too(autojump_clock, options):
     limiter = trio.CapacityLimiter(3)
     work = Work()
     fn = cap(work, limiter, **options)
@@ -402,7 +399,7 @@ async def test_task_that_holds_the_limiter_for_something_else_is_refused_too(aut
 
 @ADAPTIVE
 @pytest.mark.parametrize("key", [None, lambda item: 0], ids=["one", "key"])
-async def test_cancelled_in_the_line_uses_up_nothing(autojump_clock: MockClock, options, key):
+async def test_cancelled_in_the_line_uses_up_nothing(autojump_clock, options, key):
     work = Work()
     fn = cap(work, 1, key=key, **options)
     async with trio.open_nursery() as nursery:
@@ -421,7 +418,7 @@ async def test_cancelled_in_the_line_uses_up_nothing(autojump_clock: MockClock, 
 
 
 @ADAPTIVE
-async def test_already_cancelled_calls_nothing(autojump_clock: MockClock, options):
+async def test_already_cancelled_calls_nothing(autojump_clock, options):
     for limit in limits(1):
         work = Work()
         fn = cap(work, limit, **options)
@@ -434,7 +431,7 @@ async def test_already_cancelled_calls_nothing(autojump_clock: MockClock, option
 
 
 @ADAPTIVE
-async def test_cancelled_at_work_puts_its_token_back(autojump_clock: MockClock, options):
+async def test_cancelled_at_work_puts_its_token_back(autojump_clock, options):
     for limit in limits(2):
         work = Work()
         fn = cap(work, limit, **options)
@@ -448,26 +445,26 @@ async def test_cancelled_at_work_puts_its_token_back(autojump_clock: MockClock, 
 class CancelAtStep(trio.abc.Instrument):
     """Cancels a scope after so many steps of its task."""
 
-    def __init__(self, scope: trio.CancelScope, steps: int) -> None:
+    def __init__(self, scope, steps):
         self.task = trio.lowlevel.current_task()
         self.scope = scope
         self.steps = steps
 
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+    def after_task_step(self, task):
         if task is self.task:
             self.steps -= 1
             if self.steps == 0:
                 self.scope.cancel()
 
 
-def refuse(exc: Exception) -> float:
+def refuse(exc):
     return 2
 
 
 @pytest.mark.parametrize("key", [None, lambda item: 0], ids=["one", "key"])
 @pytest.mark.parametrize("overloaded", [None, refuse], ids=["fixed", "adaptive"])
 @pytest.mark.parametrize("limiter", [None, 2], ids=["own", "limiter"])
-async def test_cancellation_at_any_checkpoint_leaves_nothing_held(autojump_clock: MockClock, key, overloaded, limiter):
+async def test_cancellation_at_any_checkpoint_leaves_nothing_held(autojump_clock, key, overloaded, limiter):
     """At the gate, in either line, with a token just got, at work; seen by those who come after."""
     if key and limiter:
         return
@@ -532,7 +529,7 @@ async def test_cancellation_at_any_checkpoint_leaves_nothing_held(autojump_clock
 
 @pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
 @ADAPTIVE
-async def test_failure_puts_its_token_back(autojump_clock: MockClock, policy, options):
+async def test_failure_puts_its_token_back(autojump_clock, policy, options):
     limiter = trio.CapacityLimiter(2)
 
     async def fail(item):
@@ -548,7 +545,7 @@ async def test_failure_puts_its_token_back(autojump_clock: MockClock, policy, op
     assert limiter.total_tokens == 2
 
 
-async def test_interrupt_is_not_held_up(autojump_clock: MockClock):
+async def test_interrupt_is_not_held_up(autojump_clock):
     limiter = trio.CapacityLimiter(1)
 
     async def interrupted():
@@ -613,7 +610,7 @@ def test_interrupt_as_any_function_is_called_leaves_nothing_held():
     assert len(done.stdout.split()) == 2
 
 
-async def test_wait_is_part_of_the_item_and_its_time(autojump_clock: MockClock):
+async def test_wait_is_part_of_the_item_and_its_time(autojump_clock):
     work = Work()
     outcomes = await fanout.map(cap(work, 1), range(3), policy=fanout.Settle(), item_timeout=1.5)
     assert [type(getattr(outcome, "error", None)) for outcome in outcomes] == [
@@ -622,7 +619,7 @@ async def test_wait_is_part_of_the_item_and_its_time(autojump_clock: MockClock):
     assert trio.current_time() == 1.5
 
 
-async def test_time_limit_inside_of_the_cap_is_for_the_work_alone(autojump_clock: MockClock):
+async def test_time_limit_inside_of_the_cap_is_for_the_work_alone(autojump_clock):
     work = Work()
 
     async def in_time(item):
@@ -633,7 +630,7 @@ async def test_time_limit_inside_of_the_cap_is_for_the_work_alone(autojump_clock
 
 
 @ADAPTIVE
-async def test_each_call_is_a_checkpoint(autojump_clock: MockClock, options):
+async def test_each_call_is_a_checkpoint(autojump_clock, options):
     async def at_once(item):
         return item
 
@@ -729,7 +726,7 @@ def test_runs_in_two_threads_at_once_have_tokens_of_their_own(options):
 
 
 @OPTIONS
-async def test_state_goes_with_the_function(autojump_clock: MockClock, options):
+async def test_state_goes_with_the_function(autojump_clock, options):
     """Some programs make a cap for each call: the run must not collect them."""
     work = Work()
     with no_cycles():
@@ -742,7 +739,7 @@ async def test_state_goes_with_the_function(autojump_clock: MockClock, options):
 
 
 @ADAPTIVE
-async def test_limiter_goes_with_the_functions_that_use_it(autojump_clock: MockClock, options):
+async def test_limiter_goes_with_the_functions_that_use_it(autojump_clock, options):
     limiter = trio.CapacityLimiter(2)
     gone = weakref.ref(limiter)
     with no_cycles():
@@ -756,7 +753,7 @@ async def test_limiter_goes_with_the_functions_that_use_it(autojump_clock: MockC
 
 @pytest.mark.parametrize("end", ["success", "failure", "cancelled"])
 @ADAPTIVE
-async def test_key_goes_when_no_call_uses_it(autojump_clock: MockClock, options, end):
+async def test_key_goes_when_no_call_uses_it(autojump_clock, options, end):
     key = Key()
     gone = weakref.ref(key)
 
@@ -778,7 +775,7 @@ async def test_key_goes_when_no_call_uses_it(autojump_clock: MockClock, options,
 
 
 @pytest.mark.parametrize("adapter", [cap, functools.partial(cap, overloaded=lambda exc: 3.0), fanout.throttle])
-async def test_keys_used_once_leave_memory_flat(autojump_clock: MockClock, adapter):
+async def test_keys_used_once_leave_memory_flat(autojump_clock, adapter):
     """Also those whose gate is closed, or whose burst is not saved up, for a time."""
 
     async def fn(key):
@@ -813,7 +810,7 @@ async def test_keys_used_once_leave_memory_flat(autojump_clock: MockClock, adapt
 
 
 @pytest.mark.parametrize("limit", limits(2), ids=["own", "limiter"])
-async def test_works_in_every_call(autojump_clock: MockClock, limit):
+async def test_works_in_every_call(autojump_clock, limit):
     work = Work()
     fn = cap(work, limit)
 
@@ -840,7 +837,7 @@ async def test_works_in_every_call(autojump_clock: MockClock, limit):
         assert [time - begin for time in work.times] == [0, 0, 1, 1]
 
 
-async def test_names_its_tasks_after_the_function(autojump_clock: MockClock):
+async def test_names_its_tasks_after_the_function(autojump_clock):
     async def fetch(url):
         return trio.lowlevel.current_task().name
 
@@ -865,7 +862,7 @@ async def test_blocking_function_in_threads():
     assert gauge.peak == 2
 
 
-async def test_crawler_that_is_polite_to_each_host(autojump_clock: MockClock):
+async def test_crawler_that_is_polite_to_each_host(autojump_clock):
     """Six hosts of ten pages each, two at once to a host, nine in all; a slow host holds up no other."""
     links = {f"{host}{n}": [f"{host}{2 * n + k}" for k in (1, 2)] for host in "abcdef" for n in range(10)}
     work, hosts, seen = Work(), {host: Gauge() for host in "abcdef"}, set()
@@ -896,7 +893,7 @@ async def test_crawler_that_is_polite_to_each_host(autojump_clock: MockClock):
 # Use and wrong use
 
 
-async def test_keywords_name_and_docstring_are_the_functions_own(autojump_clock: MockClock):
+async def test_keywords_name_and_docstring_are_the_functions_own(autojump_clock):
     async def fetch(url, *, retries=0):
         """Fetch a page."""
         return url, retries
@@ -909,7 +906,7 @@ async def test_keywords_name_and_docstring_are_the_functions_own(autojump_clock:
 
 @pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
 @ADAPTIVE
-async def test_function_that_is_not_async_is_wrong_use(autojump_clock: MockClock, policy, options):
+async def test_function_that_is_not_async_is_wrong_use(autojump_clock, policy, options):
     """Under every policy, and not an item's failure."""
     limiter = trio.CapacityLimiter(1)
     with nothing_left(limiter), pytest.raises(TypeError, match=r"got 3.*in_thread"):

@@ -30,27 +30,27 @@ class BusyError(Exception):
 class Model:
     """When each of some calls starts. No two things happen at the same moment."""
 
-    def __init__(self, limit: float, calls: list[Call]) -> None:
+    def __init__(self, limit, calls):
         self.calls = calls
         self.limit = limit
         self.size = min(limit, 10)
         self.epoch = self.successes = self.in_use = 0
         self.waited = self.at_gate = False
         self.gate = -math.inf
-        self.line: list[int] = []
-        self.starts: dict[int, float] = {}
-        self.epochs: dict[int, int] = {}
+        self.line = []
+        self.starts = {}
+        self.epochs = {}
         self.events = [(call.arrives, "arrives", number) for number, call in enumerate(calls)]
         self.events.sort()
 
-    def run(self) -> list[float]:
+    def run(self):
         while self.events:
             self.now, what, number = heappop(self.events)
             getattr(self, what)(number)
             self.hand_out()
         return [start for _, start in sorted(self.starts.items())]
 
-    def hand_out(self) -> None:
+    def hand_out(self):
         while self.line and self.now >= self.gate and self.in_use < self.size:
             number = self.line.pop(0)
             self.in_use += 1
@@ -63,13 +63,13 @@ class Model:
         elif self.in_use < self.size or not self.line:
             self.at_gate = True  # the first has got a token, and looked at the gate again
 
-    def arrives(self, number: int) -> None:
+    def arrives(self, number):
         self.line.append(number)
 
-    def opens(self, number: int) -> None:
+    def opens(self, number):
         """The gate; others than this may have moved it since."""
 
-    def ends(self, number: int) -> None:
+    def ends(self, number):
         answer = self.calls[number].answer
         current = self.epochs[number] == self.epoch
         if answer == "success":
@@ -86,7 +86,7 @@ class Model:
                 self.change(min(self.size, max(1, 7 * min(self.size, self.in_use) // 10)))
         self.in_use -= 1
 
-    def change(self, size: float) -> None:
+    def change(self, size):
         self.size = size
         self.successes = 0
         self.waited = False
@@ -99,7 +99,7 @@ ANSWERS = ["success"] * 12 + [True, False, None, 0, 3.0, 40.0]
 
 
 @st.composite
-def some_calls(draw: Any) -> list[Call]:
+def some_calls(draw):
     rows = draw(
         st.lists(
             st.tuples(st.integers(0, 60), st.sampled_from([1, 2, 5, 30]), st.sampled_from(ANSWERS)),
@@ -119,8 +119,8 @@ def some_calls(draw: Any) -> list[Call]:
 
 
 @given(calls=some_calls(), limit=st.sampled_from([1, 2, 7, 10, 15, 40, math.inf]), own=st.booleans())
-def test_starts_are_those_of_the_model(calls: list[Call], limit: float, own: bool) -> None:
-    starts: dict[int, float] = {}
+def test_starts_are_those_of_the_model(calls, limit, own):
+    starts = {}
 
     async def work(number):
         starts[number] = trio.current_time()
@@ -159,9 +159,9 @@ TOGETHER = st.lists(
 
 
 @given(calls=TOGETHER, limit=st.sampled_from([1, 5, 10, 30, math.inf]), own=st.booleans())
-def test_order_and_gate_are_kept_where_calls_end_together(calls: list[Call], limit: float, own: bool) -> None:
+def test_order_and_gate_are_kept_where_calls_end_together(calls, limit, own):
     """Many begin, end, fail and are cancelled at the same moments, where the model does not tell which is first."""
-    starts: dict[int, float] = {}
+    starts = {}
     gates = [-math.inf]
 
     async def work(number):

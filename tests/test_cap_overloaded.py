@@ -1,11 +1,8 @@
 """`cap` with `overloaded`: how the cap follows what a server takes, and how long it is left alone."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections import Counter
-from typing import Any
 
 import pytest
 import trio
@@ -19,34 +16,34 @@ from trio_fanout import cap
 class BusyError(Exception):
     """A refusal, with what `overloaded` is to say of it."""
 
-    def __init__(self, answer: Any = True) -> None:
+    def __init__(self, answer=True):
         super().__init__(answer)
         self.answer = answer
 
 
-def overloaded(exc: Exception) -> Any:
+def overloaded(exc):
     return exc.answer if isinstance(exc, BusyError) else False
 
 
 class Server:
     """An async function that takes a second, or as long as it is told, and then fails as it is told."""
 
-    def __init__(self) -> None:
-        self.starts: list[tuple[Any, float]] = []
+    def __init__(self):
+        self.starts = []
 
-    async def __call__(self, item: Any = None, seconds: float = 1, error: BaseException | None = None) -> Any:
+    async def __call__(self, item=None, seconds=1, error=None):
         self.starts.append((item, trio.current_time()))
         await trio.sleep(seconds)
         if error is not None:
             raise error
         return item
 
-    def waves(self, since: float = 0) -> dict[float, int]:
+    def waves(self, since=0):
         """How many calls began at each time."""
         return dict(Counter(time for _, time in self.starts if time >= since))
 
 
-async def refused(fn: Any, seconds: float = 1, answer: Any = True) -> None:
+async def refused(fn, seconds=1, answer=True):
     """A call that fails after so many seconds."""
     error = BusyError(answer)
     with pytest.raises(BusyError) as caught:
@@ -55,19 +52,19 @@ async def refused(fn: Any, seconds: float = 1, answer: Any = True) -> None:
     assert caught.value.__context__ is None
 
 
-async def several(fn: Any, count: int, seconds: float = 1) -> None:
+async def several(fn, count, seconds=1):
     """So many calls at once."""
     await fanout.do(functools.partial(fn, seconds=seconds), range(count), limit=max(count, 1))
 
 
-def make(limit: Any, server: Server, **options: Any) -> Any:
+def make(limit, server, **options):
     return cap(server, limit, overloaded=overloaded, **options)
 
 
 LIMITS = pytest.mark.parametrize("limiter", [False, True], ids=["own", "limiter"])
 
 
-def limit_of(number: float, limiter: bool) -> Any:
+def limit_of(number, limiter):
     return trio.CapacityLimiter(number) if limiter else number
 
 
@@ -88,14 +85,14 @@ def limit_of(number: float, limiter: bool) -> Any:
         (1, dict.fromkeys(range(200), 1)),
     ],
 )
-async def test_cap_starts_at_ten_and_doubles_up_to_the_limit(autojump_clock: MockClock, limiter, limit, waves):
+async def test_cap_starts_at_ten_and_doubles_up_to_the_limit(autojump_clock, limiter, limit, waves):
     server = Server()
     await several(make(limit_of(limit, limiter), server), 200)
     assert server.waves() == waves
 
 
 @LIMITS
-async def test_cap_grows_by_one_after_the_first_signal(autojump_clock: MockClock, limiter):
+async def test_cap_grows_by_one_after_the_first_signal(autojump_clock, limiter):
     server = Server()
     fn = make(limit_of(100, limiter), server)
     async with trio.open_nursery() as nursery:
@@ -106,7 +103,7 @@ async def test_cap_grows_by_one_after_the_first_signal(autojump_clock: MockClock
     assert server.waves() == {0: 10, 1: 7, 2: 8, 3: 9, 4: 10, 5: 11, 6: 12, 7: 4}
 
 
-async def test_growth_takes_as_many_successes_as_the_cap(autojump_clock: MockClock):
+async def test_growth_takes_as_many_successes_as_the_cap(autojump_clock):
     """It is the success that makes it grow, not the wave."""
     server = Server()
     fn = make(100, server)
@@ -120,7 +117,7 @@ async def test_growth_takes_as_many_successes_as_the_cap(autojump_clock: MockClo
 
 
 @LIMITS
-async def test_no_growth_if_no_call_had_to_wait(autojump_clock: MockClock, limiter):
+async def test_no_growth_if_no_call_had_to_wait(autojump_clock, limiter):
     server = Server()
     fn = make(limit_of(100, limiter), server)
     for _ in range(10):
@@ -130,7 +127,7 @@ async def test_no_growth_if_no_call_had_to_wait(autojump_clock: MockClock, limit
 
 
 @LIMITS
-async def test_wait_that_ended_with_the_growth_counts_for_no_other(autojump_clock: MockClock, limiter):
+async def test_wait_that_ended_with_the_growth_counts_for_no_other(autojump_clock, limiter):
     server = Server()
     fn = make(limit_of(100, limiter), server)
     await several(fn, 20)  # ten of which wait, until the cap grows to 20
@@ -143,7 +140,7 @@ async def test_wait_that_ended_with_the_growth_counts_for_no_other(autojump_cloc
 
 
 @LIMITS
-async def test_wait_that_goes_on_after_a_change_counts(autojump_clock: MockClock, limiter):
+async def test_wait_that_goes_on_after_a_change_counts(autojump_clock, limiter):
     server = Server()
     fn = make(limit_of(100, limiter), server)
     async with trio.open_nursery() as nursery:
@@ -156,7 +153,7 @@ async def test_wait_that_goes_on_after_a_change_counts(autojump_clock: MockClock
 
 
 @LIMITS
-async def test_count_goes_on_while_no_call_waits(autojump_clock: MockClock, limiter):
+async def test_count_goes_on_while_no_call_waits(autojump_clock, limiter):
     """Ten have succeeded by the time that one has to wait: the next success is enough."""
     server = Server()
     fn = make(limit_of(100, limiter), server)
@@ -168,7 +165,7 @@ async def test_count_goes_on_while_no_call_waits(autojump_clock: MockClock, limi
     assert server.waves(since=1) == {1: 10, 1.5: 11, 6: 9, 6.5: 1}
 
 
-async def test_signal_puts_the_count_back_where_the_cap_stays(autojump_clock: MockClock):
+async def test_signal_puts_the_count_back_where_the_cap_stays(autojump_clock):
     server = Server()
     fn = make(3, server)
     for _ in range(5):
@@ -184,7 +181,7 @@ async def test_signal_puts_the_count_back_where_the_cap_stays(autojump_clock: Mo
     assert list(server.waves(begin).values()) == [1, 2, 1]
 
 
-async def test_failures_that_are_no_signal_change_nothing(autojump_clock: MockClock):
+async def test_failures_that_are_no_signal_change_nothing(autojump_clock):
     server = Server()
     fn = make(100, server)
 
@@ -208,7 +205,7 @@ async def test_failures_that_are_no_signal_change_nothing(autojump_clock: MockCl
     ("in_use", "cap_after"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 4), (7, 4), (8, 5), (9, 6), (10, 7)]
 )
 @LIMITS
-async def test_cut_is_to_seven_tenths_of_the_tokens_in_use(autojump_clock: MockClock, limiter, in_use, cap_after):
+async def test_cut_is_to_seven_tenths_of_the_tokens_in_use(autojump_clock, limiter, in_use, cap_after):
     """The one of the call that failed among them; at least one."""
     server = Server()
     fn = make(limit_of(100, limiter), server)
@@ -220,7 +217,7 @@ async def test_cut_is_to_seven_tenths_of_the_tokens_in_use(autojump_clock: MockC
     assert server.waves()[begin] == cap_after
 
 
-async def test_one_burst_of_refusals_is_one_cut(autojump_clock: MockClock):
+async def test_one_burst_of_refusals_is_one_cut(autojump_clock):
     limiter = trio.CapacityLimiter(100)
     server = Server()
     fn = make(limiter, server)
@@ -232,7 +229,7 @@ async def test_one_burst_of_refusals_is_one_cut(autojump_clock: MockClock):
     assert limiter.total_tokens == 35
 
 
-async def test_refusals_of_one_moment_are_one_cut(autojump_clock: MockClock):
+async def test_refusals_of_one_moment_are_one_cut(autojump_clock):
     """Whatever the order in which Trio runs their tasks, and with others waiting for their tokens."""
     server = Server()
     fn = make(100, server)
@@ -245,7 +242,7 @@ async def test_refusals_of_one_moment_are_one_cut(autojump_clock: MockClock):
     assert server.waves()[1] in range(7, 10)  # some got their token from the first of those that ended
 
 
-async def test_successes_and_refusals_from_before_a_cut_do_not_count(autojump_clock: MockClock):
+async def test_successes_and_refusals_from_before_a_cut_do_not_count(autojump_clock):
     server = Server()
     fn = make(100, server)
     async with trio.open_nursery() as nursery:
@@ -259,7 +256,7 @@ async def test_successes_and_refusals_from_before_a_cut_do_not_count(autojump_cl
     assert server.waves() == {0: 10, 1.5: 1, 2: 6, 11.5: 1, 12: 7, 21.5: 1, 22: 4}
 
 
-async def test_cut_is_never_up(autojump_clock: MockClock):
+async def test_cut_is_never_up(autojump_clock):
     """More tokens may be in use than there are, after another cut."""
     limiter = trio.CapacityLimiter(100)
     server = Server()
@@ -284,7 +281,7 @@ async def test_cut_is_never_up(autojump_clock: MockClock):
 
 
 @LIMITS
-async def test_nothing_starts_before_the_time_that_the_server_named(autojump_clock: MockClock, limiter):
+async def test_nothing_starts_before_the_time_that_the_server_named(autojump_clock, limiter):
     """And then no more than the cap: there is no herd. Those that waited are still in their order."""
     server = Server()
     limit = limit_of(100, limiter)
@@ -309,7 +306,7 @@ async def test_nothing_starts_before_the_time_that_the_server_named(autojump_clo
 
 
 @LIMITS
-async def test_gate_is_looked_at_again_by_those_with_a_token_just_got(autojump_clock: MockClock, limiter):
+async def test_gate_is_looked_at_again_by_those_with_a_token_just_got(autojump_clock, limiter):
     """Nine succeed and one is refused at the same moment: the tokens of those that end first are handed on."""
     server = Server()
     fn = make(limit_of(100, limiter), server)
@@ -327,7 +324,7 @@ async def test_gate_is_looked_at_again_by_those_with_a_token_just_got(autojump_c
 
 @pytest.mark.parametrize("when", ["at once", "later", "as it opens"])
 @pytest.mark.parametrize("cancelled", [(), (0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)], ids=str)
-async def test_gate_that_closes_as_tokens_are_given_keeps_the_order(autojump_clock: MockClock, cancelled, when):
+async def test_gate_that_closes_as_tokens_are_given_keeps_the_order(autojump_clock, cancelled, when):
     """Three have got a token and not yet run. Some of them are cancelled: in that moment, or while they wait again."""
     if when == "as it opens":
         cancelled = [item for item in cancelled if item != 0]  # that one may have a token by then
@@ -374,7 +371,7 @@ async def test_gate_that_closes_as_tokens_are_given_keeps_the_order(autojump_clo
         assert sorted(starts) == list(zip(items, times, strict=False))
 
 
-async def test_gate_that_closes_as_calls_arrive_is_seen_by_all_of_them(autojump_clock: MockClock):
+async def test_gate_that_closes_as_calls_arrive_is_seen_by_all_of_them(autojump_clock):
     for _ in range(40):  # as Trio runs tasks in any order
         limiter = trio.CapacityLimiter(10)
         server = Server()
@@ -395,7 +392,7 @@ async def test_gate_that_closes_as_calls_arrive_is_seen_by_all_of_them(autojump_
         assert len(times) == 3
 
 
-async def test_refusals_from_before_a_cut_only_move_the_gate(autojump_clock: MockClock):
+async def test_refusals_from_before_a_cut_only_move_the_gate(autojump_clock):
     server = Server()
     fn = make(100, server)
     async with trio.open_nursery() as nursery:
@@ -408,7 +405,7 @@ async def test_refusals_from_before_a_cut_only_move_the_gate(autojump_clock: Moc
     assert server.waves() == {0: 10, 22: 7, 23: 8}
 
 
-async def test_growth_goes_on_under_hints_that_overlap(autojump_clock: MockClock):
+async def test_growth_goes_on_under_hints_that_overlap(autojump_clock):
     """Calls of before the cut go on to name times, each longer than it takes until the next: growth is not put off."""
     server = Server()
     fn = make(100, server)
@@ -422,7 +419,7 @@ async def test_growth_goes_on_under_hints_that_overlap(autojump_clock: MockClock
     assert server.waves(since=1) == {10.5: 6, 11.5: 6, 12.5: 7, 13.5: 8, 14.5: 9, 15.5: 4}
 
 
-async def test_waiting_at_the_gate_is_no_waiting_for_a_token(autojump_clock: MockClock):
+async def test_waiting_at_the_gate_is_no_waiting_for_a_token(autojump_clock):
     server = Server()
     fn = make(100, server)
     async with trio.open_nursery() as nursery:
@@ -434,7 +431,7 @@ async def test_waiting_at_the_gate_is_no_waiting_for_a_token(autojump_clock: Moc
     assert server.waves(since=1) == {5.5: 7, 6.5: 7, 7.5: 1}
 
 
-async def test_gate_that_moves_wakes_no_crowd(autojump_clock: MockClock):
+async def test_gate_that_moves_wakes_no_crowd(autojump_clock):
     """However long the line: one task looks at the time."""
 
     class Steps(trio.abc.Instrument):
@@ -461,7 +458,7 @@ async def test_gate_that_moves_wakes_no_crowd(autojump_clock: MockClock):
 
 
 @pytest.mark.parametrize("seconds", [0, 0.0, -1, -math.inf, math.nan, True])
-async def test_what_is_no_time_to_wait_is_a_signal_alone(autojump_clock: MockClock, seconds):
+async def test_what_is_no_time_to_wait_is_a_signal_alone(autojump_clock, seconds):
     server = Server()
     fn = make(100, server)
     async with trio.open_nursery() as nursery:
@@ -472,7 +469,7 @@ async def test_what_is_no_time_to_wait_is_a_signal_alone(autojump_clock: MockClo
 
 
 @pytest.mark.parametrize("seconds", [math.inf, 1e308, 10**400])
-async def test_server_that_is_never_to_be_asked_again(autojump_clock: MockClock, seconds):
+async def test_server_that_is_never_to_be_asked_again(autojump_clock, seconds):
     server = Server()
     fn = make(100, server)
     await refused(fn, 1, seconds)
@@ -482,7 +479,7 @@ async def test_server_that_is_never_to_be_asked_again(autojump_clock: MockClock,
 
 
 @LIMITS
-async def test_cancelled_at_the_gate_another_looks_out(autojump_clock: MockClock, limiter):
+async def test_cancelled_at_the_gate_another_looks_out(autojump_clock, limiter):
     server = Server()
     fn = make(limit_of(2, limiter), server)
     await refused(fn, 1, 10)
@@ -507,7 +504,7 @@ async def test_cancelled_at_the_gate_another_looks_out(autojump_clock: MockClock
 # Rule 4: a limiter
 
 
-async def test_limiter_is_lowered_by_the_first_call(autojump_clock: MockClock):
+async def test_limiter_is_lowered_by_the_first_call(autojump_clock):
     limiter = trio.CapacityLimiter(40)
     fn = make(limiter, Server())
     assert limiter.total_tokens == 40
@@ -518,7 +515,7 @@ async def test_limiter_is_lowered_by_the_first_call(autojump_clock: MockClock):
     assert small.total_tokens == 3
 
 
-async def test_all_who_use_the_limiter_follow(autojump_clock: MockClock):
+async def test_all_who_use_the_limiter_follow(autojump_clock):
     """Another run on it is slowed down, too."""
     limiter = trio.CapacityLimiter(40)
     server, other = Server(), Server()
@@ -530,7 +527,7 @@ async def test_all_who_use_the_limiter_follow(autojump_clock: MockClock):
     assert trio.current_time() - begin == 3
 
 
-async def test_caps_on_one_limiter_share_cap_epoch_and_gate(autojump_clock: MockClock):
+async def test_caps_on_one_limiter_share_cap_epoch_and_gate(autojump_clock):
     limiter = trio.CapacityLimiter(40)
     server = Server()
     one, other = make(limiter, server), make(limiter, server)
@@ -545,7 +542,7 @@ async def test_caps_on_one_limiter_share_cap_epoch_and_gate(autojump_clock: Mock
     assert limiter.total_tokens == 8
 
 
-async def test_cap_made_later_shares_them_too(autojump_clock: MockClock):
+async def test_cap_made_later_shares_them_too(autojump_clock):
     limiter = trio.CapacityLimiter(40)
     server = Server()
     await refused(make(limiter, server), 1, 10)
@@ -553,7 +550,7 @@ async def test_cap_made_later_shares_them_too(autojump_clock: MockClock):
     assert server.waves() == {0: 1, 11: 1, 12: 2}
 
 
-async def test_tokens_set_by_hand_are_the_cap_and_the_ceiling(autojump_clock: MockClock):
+async def test_tokens_set_by_hand_are_the_cap_and_the_ceiling(autojump_clock):
     limiter = trio.CapacityLimiter(1000)
     server = Server()
     fn = make(limiter, server)
@@ -569,7 +566,7 @@ async def test_tokens_set_by_hand_are_the_cap_and_the_ceiling(autojump_clock: Mo
     assert limiter.total_tokens == 50
 
 
-async def test_growth_counts_from_what_was_set_by_hand(autojump_clock: MockClock):
+async def test_growth_counts_from_what_was_set_by_hand(autojump_clock):
     """What succeeded before does not count, and what is set is the most, though there was more before."""
     limiter = trio.CapacityLimiter(1000)
     server = Server()
@@ -589,7 +586,7 @@ async def test_growth_counts_from_what_was_set_by_hand(autojump_clock: MockClock
     assert limiter.total_tokens == 2
 
 
-async def test_tokens_set_to_what_they_are_are_no_change(autojump_clock: MockClock):
+async def test_tokens_set_to_what_they_are_are_no_change(autojump_clock):
     """There is no telling: the limiter has the number alone."""
     limiter = trio.CapacityLimiter(1000)
     fn = make(limiter, Server())
@@ -599,7 +596,7 @@ async def test_tokens_set_to_what_they_are_are_no_change(autojump_clock: MockClo
     assert limiter.total_tokens == 20
 
 
-async def test_no_tokens_stay_no_tokens(autojump_clock: MockClock):
+async def test_no_tokens_stay_no_tokens(autojump_clock):
     """Through successes and signals, until the user sets some."""
     limiter = trio.CapacityLimiter(100)
     server = Server()
@@ -615,7 +612,7 @@ async def test_no_tokens_stay_no_tokens(autojump_clock: MockClock):
     assert server.waves() == {0: 10, 10.5: 4, 11.5: 2}
 
 
-async def test_limiter_without_tokens_is_not_given_any(autojump_clock: MockClock):
+async def test_limiter_without_tokens_is_not_given_any(autojump_clock):
     limiter = trio.CapacityLimiter(0)
     server = Server()
     fn = make(limiter, server)
@@ -627,7 +624,7 @@ async def test_limiter_without_tokens_is_not_given_any(autojump_clock: MockClock
     assert server.waves() == {5: 2, 6: 1}
 
 
-async def test_tokens_that_others_put_back_are_found(autojump_clock: MockClock):
+async def test_tokens_that_others_put_back_are_found(autojump_clock):
     """The line is not only served by calls of its own."""
     limiter = trio.CapacityLimiter(5)
     server = Server()
@@ -676,7 +673,7 @@ def test_cap_of_its_own_ends_with_the_run():
 # With a key
 
 
-async def test_each_key_has_cap_epoch_and_gate_of_its_own(autojump_clock: MockClock):
+async def test_each_key_has_cap_epoch_and_gate_of_its_own(autojump_clock):
     server = Server()
     fn = make(100, server, key=lambda item, *_: item)
 
@@ -691,7 +688,7 @@ async def test_each_key_has_cap_epoch_and_gate_of_its_own(autojump_clock: MockCl
     assert waves == [{0: 10, 5.5: 3}, {0: 10, 1: 20}]
 
 
-async def test_key_is_known_until_its_gate_has_passed(autojump_clock: MockClock):
+async def test_key_is_known_until_its_gate_has_passed(autojump_clock):
     """And is then as good as new: its calls may begin at ten at once."""
     server = Server()
     fn = make(100, server, key=lambda *_, **__: "key")
@@ -710,7 +707,7 @@ async def test_key_is_known_until_its_gate_has_passed(autojump_clock: MockClock)
 
 
 @pytest.mark.parametrize("bad", ["3", 3j, [], object(), BusyError])
-async def test_answer_of_another_kind_is_a_type_error(autojump_clock: MockClock, bad):
+async def test_answer_of_another_kind_is_a_type_error(autojump_clock, bad):
     limiter = trio.CapacityLimiter(3)
     error = ValueError("item")
     with (
@@ -722,7 +719,7 @@ async def test_answer_of_another_kind_is_a_type_error(autojump_clock: MockClock,
     assert limiter.total_tokens == 3
 
 
-async def test_answer_that_is_a_coroutine_is_a_type_error(autojump_clock: MockClock):
+async def test_answer_that_is_a_coroutine_is_a_type_error(autojump_clock):
     """And Python does not warn, later and elsewhere, that it was never awaited."""
 
     async def answer(exc):
@@ -735,7 +732,7 @@ async def test_answer_that_is_a_coroutine_is_a_type_error(autojump_clock: MockCl
         await fn("x", 1, ValueError())
 
 
-async def test_what_it_raises_the_call_raises(autojump_clock: MockClock):
+async def test_what_it_raises_the_call_raises(autojump_clock):
     limiter = trio.CapacityLimiter(3)
     error = ValueError("item")
     with nothing_left(limiter), pytest.raises(ZeroDivisionError) as caught:
@@ -743,8 +740,8 @@ async def test_what_it_raises_the_call_raises(autojump_clock: MockClock):
     assert caught.value.__context__ is error
 
 
-async def test_it_is_told_of_exceptions_alone(autojump_clock: MockClock):
-    told: list[BaseException] = []
+async def test_it_is_told_of_exceptions_alone(autojump_clock):
+    told = []
     fn = cap(Server(), 3, overloaded=told.append)
     await fn("x")
     with trio.move_on_after(0.5):
@@ -759,7 +756,7 @@ async def test_it_is_told_of_exceptions_alone(autojump_clock: MockClock):
     assert told == [group]
 
 
-async def test_it_is_told_of_what_the_call_itself_raises(autojump_clock: MockClock):
+async def test_it_is_told_of_what_the_call_itself_raises(autojump_clock):
     """Before there is anything to await."""
     told = []
 
@@ -771,7 +768,7 @@ async def test_it_is_told_of_what_the_call_itself_raises(autojump_clock: MockClo
     assert len(told) == 1
 
 
-async def test_it_is_not_told_that_there_was_nothing_to_await(autojump_clock: MockClock):
+async def test_it_is_not_told_that_there_was_nothing_to_await(autojump_clock):
     told = []
     for fn in (len, cap(len, 3)):
         with pytest.raises(TypeError, match="in_thread"):
@@ -779,7 +776,7 @@ async def test_it_is_not_told_that_there_was_nothing_to_await(autojump_clock: Mo
     assert told == []
 
 
-async def test_subclasses_of_numbers_are_numbers(autojump_clock: MockClock):
+async def test_subclasses_of_numbers_are_numbers(autojump_clock):
     class Seconds(float):
         """As some libraries have them."""
 

@@ -1,18 +1,12 @@
 """`cap` with `overloaded` against servers that take only so much, on a virtual clock, with retries around it."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 import trio_fanout as fanout
-
-if TYPE_CHECKING:
-    from trio.testing import MockClock
 
 ITEMS, ATTEMPTS = 600, 10
 
@@ -20,12 +14,12 @@ ITEMS, ATTEMPTS = 600, 10
 class BusyError(Exception):
     """429, perhaps with a `Retry-After`."""
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self, seconds=None):
         super().__init__(seconds)
         self.seconds = seconds
 
 
-def busy(exc: Exception) -> bool | float:
+def busy(exc):
     if not isinstance(exc, BusyError):
         return False
     return True if exc.seconds is None else exc.seconds
@@ -34,17 +28,17 @@ def busy(exc: Exception) -> bool | float:
 class Server:
     """Counts what it answers and what it refuses."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.answered = self.refused = 0
 
-    def refuses(self) -> BusyError | None:
+    def refuses(self):
         """Whether it will not take a request now."""
         raise NotImplementedError
 
-    def done(self) -> None:
+    def done(self):
         """It has answered one."""
 
-    async def get(self, item: int) -> int:
+    async def get(self, item):
         await trio.sleep(0.05)  # on the way
         error = self.refuses()
         if error is not None:
@@ -89,9 +83,9 @@ class Bucket(Server):
 class Minutes(Server):
     """It takes sixty requests a minute, and says when the next begins."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.minutes: Counter[float] = Counter()
+        self.minutes = Counter()
 
     def refuses(self):
         minute, second = divmod(trio.current_time(), 60)
@@ -104,9 +98,9 @@ class Minutes(Server):
 class Seconds(Server):
     """It takes ten requests in each second of its clock, and says nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.seconds: Counter[float] = Counter()
+        self.seconds = Counter()
 
     def refuses(self):
         second = trio.current_time() // 1
@@ -116,7 +110,7 @@ class Seconds(Server):
         return None
 
 
-async def fetch_all(server: Server, adapt: Any) -> list[int]:
+async def fetch_all(server, adapt):
     """The items that are lost."""
     rng = random.Random(0)  # the jitter is the same each time
     get = adapt(server.get)
@@ -139,7 +133,7 @@ SERVERS = pytest.mark.parametrize("make", [FewAtOnce, Bucket, Minutes])
 
 
 @SERVERS
-async def test_with_overloaded_no_item_is_lost_and_few_requests_are_refused(autojump_clock: MockClock, make):
+async def test_with_overloaded_no_item_is_lost_and_few_requests_are_refused(autojump_clock, make):
     server = make()
     lost = await fetch_all(server, lambda get: fanout.cap(get, 100, overloaded=busy))
     assert lost == []
@@ -148,13 +142,13 @@ async def test_with_overloaded_no_item_is_lost_and_few_requests_are_refused(auto
 
 
 @SERVERS
-async def test_without_it_most_requests_are_refused(autojump_clock: MockClock, make):
+async def test_without_it_most_requests_are_refused(autojump_clock, make):
     server = make()
     await fetch_all(server, lambda get: fanout.cap(get, 100))
     assert server.refused / (server.answered + server.refused) > 0.5
 
 
-async def test_server_that_counts_by_seconds_is_a_job_for_throttle(autojump_clock: MockClock):
+async def test_server_that_counts_by_seconds_is_a_job_for_throttle(autojump_clock):
     """A cap bounds how many are at work: it cannot know when a second begins."""
     capped, throttled = Seconds(), Seconds()
     await fetch_all(capped, lambda get: fanout.cap(get, 100, overloaded=busy))

@@ -1,7 +1,5 @@
 """The command line: what it runs, what it prints, how it ends."""
 
-from __future__ import annotations
-
 import errno
 import importlib
 import json

@@ -1,7 +1,5 @@
 """`--batch`, `--dry-run`, and where in the words of a program its items go."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """Reading items from pieces of input."""
 
-from __future__ import annotations
-
 import codecs
 import itertools
 import json

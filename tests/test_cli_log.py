@@ -1,7 +1,5 @@
 """`--log` and `--resume`."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

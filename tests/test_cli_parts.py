@@ -1,7 +1,5 @@
 """Parts of the command line that are hard to see from outside."""
 
-from __future__ import annotations
-
 import math
 import os
 import select

@@ -1,7 +1,5 @@
 """`--retries`."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Signals, and the command on a terminal of its own, as a person uses it."""
 
-from __future__ import annotations
-
 import array
 import json
 import os

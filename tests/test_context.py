@@ -278,12 +278,12 @@ async def test_a_change_by_the_caller_during_the_run_is_not_seen(autojump_clock)
     assert seen == ["before"] * 4
 
 
-async def test_an_instrument_may_set_a_variable_at_each_step_of_a_task() -> None:
+async def test_an_instrument_may_set_a_variable_at_each_step_of_a_task():
     class Tracer(trio.abc.Instrument):
-        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        def before_task_step(self, task):
             task.context.run(var.set, object())
 
-    async def fn(x: int = 0) -> int:
+    async def fn(x=0):
         var.get()
         await trio.lowlevel.checkpoint()
         return x
@@ -299,6 +299,9 @@ async def test_an_instrument_may_set_a_variable_at_each_step_of_a_task() -> None
             async with fanout.open_group(limit=limit) as group:
                 handles = [group.start_soon(fn, x) for x in range(10)]
             assert [handle.value for handle in handles] == list(range(10))
-            assert await fanout.run_graph({"a": fanout.Step(fn), "b": fanout.Step(fn, needs=("a",))}) == {"a": 0, "b": 0}
+            assert await fanout.run_graph({"a": fanout.Step(fn), "b": fanout.Step(fn, needs=("a",))}) == {
+                "a": 0,
+                "b": 0,
+            }
     finally:
         trio.lowlevel.remove_instrument(tracer)

@@ -1,7 +1,5 @@
 """The examples in docstrings run, with stand-ins for what they talk to."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import logging

@@ -1,7 +1,5 @@
 """The programs in docs/examples, each run as a reader would run it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

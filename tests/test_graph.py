@@ -786,22 +786,25 @@ async def test_a_waiting_graph_is_cancelled_where_it_waits_for_tokens():
     assert limiter.statistics().tasks_waiting == 0
 
 
-async def test_steps_are_known_by_the_names_that_the_mapping_shows() -> None:
+async def test_steps_are_known_by_the_names_that_the_mapping_shows():
     """A mapping that folds case finds `A` for `a`; the graph does not."""
 
-    class Folding(dict[str, Any]):
-        def __contains__(self, key: object) -> bool:
+    class Folding(dict):
+        def __contains__(self, key):
             return super().__contains__(str(key).lower())
 
-        def __getitem__(self, key: str) -> Any:
+        def __getitem__(self, key):
             return super().__getitem__(key.lower())
 
-    async def one() -> int:
+    async def one():
         return 1
 
-    async def increment(number: int) -> int:
+    async def increment(number):
         return number + 1
 
     with pytest.raises(ValueError, match="step 'b' needs 'A', which is none of the steps"):
         await fanout.run_graph(Folding(a=fanout.Step(one), b=fanout.Step(increment, needs=("A",))))
-    assert await fanout.run_graph(Folding(a=fanout.Step(one), b=fanout.Step(increment, needs=("a",)))) == {"a": 1, "b": 2}
+    assert await fanout.run_graph(Folding(a=fanout.Step(one), b=fanout.Step(increment, needs=("a",)))) == {
+        "a": 1,
+        "b": 2,
+    }

@@ -24,7 +24,7 @@ from trio_fanout import Step
 GOING_ON = pytest.mark.parametrize("policy", [fanout.Collect(), fanout.Settle()], ids=str)
 POLICIES = pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(), fanout.Settle()], ids=str)
 
-var: contextvars.ContextVar[Any] = contextvars.ContextVar("var")
+var = contextvars.ContextVar("var")
 
 
 class Steps:

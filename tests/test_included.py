@@ -1,7 +1,5 @@
 """The programs that pages include run, and print what the page says."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

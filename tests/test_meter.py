@@ -1,7 +1,5 @@
 """`Meter`: what it counts, what runs, and what it tells of a call that has ended."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import gc
@@ -66,7 +64,7 @@ def test_statistics_are_immutable_and_have_names():
             setattr(statistics, name, 3)
 
 
-async def test_statistics_follow_calls(autojump_clock: MockClock):
+async def test_statistics_follow_calls(autojump_clock):
     meter = Meter()
     async with trio.open_nursery() as nursery:
         for seconds in (1, 2, 3):
@@ -114,7 +112,7 @@ async def test_error_passes_unchanged():
     assert [entry.name for entry in caught.traceback[1:]] == ["call", "fn"]
 
 
-async def test_cancelled_call_is_not_failed(autojump_clock: MockClock):
+async def test_cancelled_call_is_not_failed(autojump_clock):
     ends = []
     meter = Meter(on_end=ends.append)
     with trio.move_on_after(2) as scope:
@@ -137,7 +135,7 @@ async def fail_when_cancelled(exc):
 @pytest.mark.parametrize(
     ("excs", "expected"), [([None, None], (0, 0, 1)), ([None, ValueError()], (0, 1, 0)), ([ValueError()], (0, 1, 0))]
 )
-async def test_group_is_a_cancellation_only_if_it_holds_nothing_else(excs, expected, autojump_clock: MockClock):
+async def test_group_is_a_cancellation_only_if_it_holds_nothing_else(excs, expected, autojump_clock):
     errors = []
 
     async def fn():
@@ -172,7 +170,7 @@ async def fail_not():
     return 3
 
 
-async def test_error_that_came_out_of_a_cancellation_has_failed(autojump_clock: MockClock):
+async def test_error_that_came_out_of_a_cancellation_has_failed(autojump_clock):
     meter = Meter()
     with pytest.raises(ValueError, match="late"), trio.move_on_after(1):
         await meter.wrap(fail_when_cancelled)(ValueError("late"))
@@ -269,7 +267,7 @@ async def test_adds_no_checkpoint_and_takes_none_away():
 # What runs
 
 
-async def test_running_calls_are_told_with_arguments_start_and_task_longest_first(autojump_clock: MockClock):
+async def test_running_calls_are_told_with_arguments_start_and_task_longest_first(autojump_clock):
     meter = Meter()
     tasks = {}
 
@@ -307,7 +305,7 @@ async def test_keyword_arguments_reach_the_function_and_are_not_among_args():
     assert seen == [((1,), {"key": "value", "self": "too", "fn": 3, "args": 4}, [(1,)]), ((), {}, [()])]
 
 
-async def test_frames_of_a_running_call_tell_where_it_is(autojump_clock: MockClock):
+async def test_frames_of_a_running_call_tell_where_it_is(autojump_clock):
     async def inner():
         await trio.sleep(1)
 
@@ -323,7 +321,7 @@ async def test_frames_of_a_running_call_tell_where_it_is(autojump_clock: MockClo
         assert names[names.index("outer") :][:3] == ["outer", "inner", "sleep"]
 
 
-async def test_nested_wraps_in_one_task_are_calls_of_their_own(autojump_clock: MockClock):
+async def test_nested_wraps_in_one_task_are_calls_of_their_own(autojump_clock):
     ends = []
     meter = Meter(on_end=ends.append)
 
@@ -351,7 +349,7 @@ async def test_function_that_is_wrapped_twice_counts_twice():
     assert other.statistics() == MeterStatistics(1, 1, 0, 0, running=0, peak_running=1)
 
 
-async def test_one_meter_sees_several_functions(autojump_clock: MockClock):
+async def test_one_meter_sees_several_functions(autojump_clock):
     meter = Meter()
     sleep, fail_ = meter.wrap(trio.sleep), meter.wrap(fail)
     async with trio.open_nursery() as nursery:
@@ -368,14 +366,14 @@ async def test_one_meter_sees_several_functions(autojump_clock: MockClock):
 
 @pytest.mark.parametrize("limit", [1, 3, 20])
 @pytest.mark.parametrize("shared", [False, True])
-async def test_peak_is_the_limit(limit, shared, autojump_clock: MockClock):
+async def test_peak_is_the_limit(limit, shared, autojump_clock):
     meter = Meter()
     bound = trio.CapacityLimiter(limit) if shared else limit
     await fanout.do(meter.wrap(trio.sleep), [1] * 20, limit=bound)
     assert meter.statistics() == MeterStatistics(20, 20, 0, 0, running=0, peak_running=limit)
 
 
-async def test_workers_run_one_item_at_a_time_in_tasks_named_after_the_function(autojump_clock: MockClock):
+async def test_workers_run_one_item_at_a_time_in_tasks_named_after_the_function(autojump_clock):
     ends = []
     meter = Meter(on_end=ends.append)
 
@@ -392,7 +390,7 @@ async def test_workers_run_one_item_at_a_time_in_tasks_named_after_the_function(
     assert sorted(end.args for end in ends) == [(x,) for x in range(20)]
 
 
-async def test_group_graph_stream_and_fan_out(autojump_clock: MockClock):
+async def test_group_graph_stream_and_fan_out(autojump_clock):
     meter = Meter()
     fn = meter.wrap(double)
     async with fanout.open_group(limit=2) as group:
@@ -409,7 +407,7 @@ async def test_group_graph_stream_and_fan_out(autojump_clock: MockClock):
 
 
 @pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
-async def test_items_end_as_their_policy_has_it(policy, autojump_clock: MockClock):
+async def test_items_end_as_their_policy_has_it(policy, autojump_clock):
     """Item 0 fails after 1 s, item 1 succeeds after 2, item 2 would after 3."""
 
     async def fn(x):
@@ -427,14 +425,14 @@ async def test_items_end_as_their_policy_has_it(policy, autojump_clock: MockCloc
     assert counts(meter) == {"FailFast": fast, "FirstSuccess": first}.get(type(policy).__name__, (2, 1, 0))
 
 
-async def test_item_timeout_is_a_cancellation_as_seen_from_inside(autojump_clock: MockClock):
+async def test_item_timeout_is_a_cancellation_as_seen_from_inside(autojump_clock):
     meter = Meter()
     outcomes = await fanout.map(meter.wrap(trio.sleep), [1, 9], item_timeout=2, policy=fanout.Settle())
     assert isinstance(outcomes[1].error, trio.TooSlowError)
     assert counts(meter) == (1, 0, 1)
 
 
-async def test_adapters_compose(autojump_clock: MockClock):
+async def test_adapters_compose(autojump_clock):
     meter, waits = Meter(), Meter()
     fn = waits.wrap(fanout.throttle(meter.wrap(double), 1))
     assert await fanout.map(fn, [1, 2, 3]) == [2, 4, 6]
@@ -446,7 +444,7 @@ async def test_adapters_compose(autojump_clock: MockClock):
 # on_end
 
 
-async def test_each_end_is_told_in_its_task_with_times_of_the_clock(autojump_clock: MockClock):
+async def test_each_end_is_told_in_its_task_with_times_of_the_clock(autojump_clock):
     ends = []
 
     def on_end(end):
@@ -460,7 +458,7 @@ async def test_each_end_is_told_in_its_task_with_times_of_the_clock(autojump_clo
     assert ends == [Ended((3,), task, start, start + 3, None)]
 
 
-async def test_ends_are_told_in_the_order_of_ending(autojump_clock: MockClock):
+async def test_ends_are_told_in_the_order_of_ending(autojump_clock):
     ends = []
     await fanout.map(Meter(on_end=ends.append).wrap(trio.sleep), [3, 1, 2])
     assert [end.args[0] for end in ends] == [1, 2, 3]
@@ -517,7 +515,7 @@ async def test_what_on_end_raises_after_a_success_has_no_context():
     assert counts(meter) == (1, 0, 0)  # the call had succeeded
 
 
-async def test_on_end_that_raises_at_a_cancellation_replaces_it(autojump_clock: MockClock):
+async def test_on_end_that_raises_at_a_cancellation_replaces_it(autojump_clock):
     """As a `finally` that raises would. The scope is cancelled all the same."""
 
     def on_end(end):
@@ -531,7 +529,7 @@ async def test_on_end_that_raises_at_a_cancellation_replaces_it(autojump_clock: 
     assert counts(meter) == (0, 0, 1)
 
 
-async def test_on_end_that_raises_fails_the_item(autojump_clock: MockClock):
+async def test_on_end_that_raises_fails_the_item(autojump_clock):
     def on_end(end):
         if end.args == (1,):
             raise OSError("full")
@@ -851,7 +849,7 @@ ON_ENDS = pytest.mark.parametrize("on_end", [None, lambda _: None, raise_for], i
 @ON_ENDS
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.usefixtures("_no_collector")
-async def test_nothing_is_kept_of_a_call_that_has_ended(how, on_end, autojump_clock: MockClock):
+async def test_nothing_is_kept_of_a_call_that_has_ended(how, on_end, autojump_clock):
     meter = Meter(on_end=on_end)
     fn = meter.wrap(ends)
     watched = []
@@ -873,7 +871,7 @@ async def test_nothing_is_kept_of_a_call_that_has_ended(how, on_end, autojump_cl
 @ON_ENDS
 @pytest.mark.parametrize("policy", ALL_POLICIES, ids=str)
 @pytest.mark.parametrize("how", HOWS)
-async def test_no_reference_cycle_is_left(how, policy, on_end, autojump_clock: MockClock):
+async def test_no_reference_cycle_is_left(how, policy, on_end, autojump_clock):
     meter = Meter(on_end=on_end)
 
     async def once():
@@ -889,7 +887,7 @@ async def test_no_reference_cycle_is_left(how, policy, on_end, autojump_clock: M
     assert meter.running() == []
 
 
-async def test_error_that_is_kept_keeps_no_task(autojump_clock: MockClock):
+async def test_error_that_is_kept_keeps_no_task(autojump_clock):
     """Its traceback leads to the frames of the call, and these must not lead to all that the task runs."""
     meter = Meter(on_end=lambda _: None)
     (failed,) = await fanout.map(meter.wrap(fail), [ValueError("kept")], policy=fanout.Settle())

@@ -802,16 +802,16 @@ async def test_the_part_of_a_mixed_group_is_a_secondary_failure(autojump_clock):
 
 
 @pytest.mark.parametrize("cls", [fanout.FailFast, fanout.Collect, fanout.Settle, fanout.FirstSuccess])
-async def test_a_subclass_of_a_policy_is_that_policy(cls: Any) -> None:
-    async def fail(x: int) -> int:
+async def test_a_subclass_of_a_policy_is_that_policy(cls):
+    async def fail(x):
         if x:
             raise ValueError(x)
         return x
 
-    class Own(cls):  # type: ignore[misc]
+    class Own(cls):
         pass
 
-    def outcome_of(given: Any) -> Any:
+    def outcome_of(given):
         return [type(one) for one in given] if isinstance(given, list) else given
 
     seen = []

@@ -1,11 +1,8 @@
 """What must not grow with the square of the workers or the failures, by counts of steps, calls and objects."""
 
-from __future__ import annotations
-
 import contextvars
 import math
 import tracemalloc
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -13,12 +10,7 @@ import trio
 import trio_fanout as fanout
 from helpers import ALL_POLICIES, aiter_of, notes_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trio.testing import MockClock
-
-var: contextvars.ContextVar[int] = contextvars.ContextVar("var")
+var = contextvars.ContextVar("var")
 
 
 # Thousands of workers
@@ -27,24 +19,24 @@ var: contextvars.ContextVar[int] = contextvars.ContextVar("var")
 class Steps(trio.abc.Instrument):
     """Counts the steps of all tasks."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.count = 0
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+    def before_task_step(self, task):
         self.count += 1
 
 
-async def sleep_at_any_limit(count: int) -> None:
+async def sleep_at_any_limit(count):
     await fanout.map(trio.sleep, [1] * count, limit=math.inf)
 
 
-async def sleep_in_a_stream(count: int) -> None:
+async def sleep_in_a_stream(count):
     async with fanout.stream(trio.sleep, iter([1] * count), limit=count) as results:
         async for _ in results:
             pass
 
 
-async def wait_for_tokens(count: int) -> None:
+async def wait_for_tokens(count):
     limiter = trio.CapacityLimiter(count)
     async with trio.open_nursery() as nursery:
         limiter.total_tokens = 0
@@ -53,7 +45,7 @@ async def wait_for_tokens(count: int) -> None:
         limiter.total_tokens = count
 
 
-async def wait_for_tokens_in_vain(count: int) -> None:
+async def wait_for_tokens_in_vain(count):
     limiter = trio.CapacityLimiter(count)
     for holder in range(count):
         limiter.acquire_on_behalf_of_nowait(holder)
@@ -61,14 +53,14 @@ async def wait_for_tokens_in_vain(count: int) -> None:
         await fanout.map(trio.sleep, [1] * count, limit=limiter)
 
 
-async def run_jobs_with_variables_of_their_own(count: int) -> None:
+async def run_jobs_with_variables_of_their_own(count):
     async with fanout.open_group(limit=count) as group:
         for n in range(count):
             var.set(n)
             group.start_soon(trio.sleep, 1)
 
 
-async def cancel_idle_workers(count: int) -> None:
+async def cancel_idle_workers(count):
     async with fanout.open_group(limit=count) as group:
         for _ in range(count):
             group.start_soon(trio.sleep, 1)
@@ -88,9 +80,7 @@ async def cancel_idle_workers(count: int) -> None:
         cancel_idle_workers,
     ],
 )
-async def test_thousands_of_workers_take_a_few_steps_each(
-    run: Callable[[int], Any], autojump_clock: MockClock
-) -> None:
+async def test_thousands_of_workers_take_a_few_steps_each(run, autojump_clock):
     """Together they take longer than a slice. If all of them woke for each slice, it would be hundreds of steps."""
     steps = Steps()
     trio.lowlevel.add_instrument(steps)
@@ -103,12 +93,12 @@ async def test_thousands_of_workers_take_a_few_steps_each(
 
 
 class HugeError(Exception):
-    def __str__(self) -> str:
+    def __str__(self):
         return "many words " * 1_000_000
 
 
-async def test_notes_of_huge_texts_are_cut_before_they_are_split_into_words() -> None:
-    async def fail(n: int) -> None:
+async def test_notes_of_huge_texts_are_cut_before_they_are_split_into_words():
+    async def fail(n):
         raise HugeError
 
     tracemalloc.start()
@@ -127,14 +117,14 @@ class Thing:
 
     alive = 0
 
-    def __init__(self) -> None:
+    def __init__(self):
         Thing.alive += 1
 
-    def __del__(self) -> None:
+    def __del__(self):
         Thing.alive -= 1
 
 
-async def fail_every_second(n: int) -> int:
+async def fail_every_second(n):
     thing = Thing()  # in the traceback of the failure
     await trio.lowlevel.checkpoint()
     if n % 2:
@@ -148,7 +138,7 @@ MAKES = pytest.mark.parametrize("make", [range, lambda count: iter(range(count))
 
 @MAKES
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_a_stream_keeps_no_failure_that_its_reader_has_had(ordered: bool, make: Any) -> None:
+async def test_a_stream_keeps_no_failure_that_its_reader_has_had(ordered, make):
     most = 0
     async with fanout.stream(
         fail_every_second, make(500), limit=4, buffer=4, policy=fanout.Settle(), ordered=ordered
@@ -160,7 +150,7 @@ async def test_a_stream_keeps_no_failure_that_its_reader_has_had(ordered: bool, 
     assert most <= 8
 
 
-async def test_a_group_keeps_no_failure_under_settle() -> None:
+async def test_a_group_keeps_no_failure_under_settle():
     most = 0
     async with fanout.open_group(limit=4, policy=fanout.Settle()) as group:
         for n in range(500):
@@ -174,7 +164,7 @@ async def test_a_group_keeps_no_failure_under_settle() -> None:
 
 
 @pytest.mark.parametrize("policy", ALL_POLICIES)
-async def test_when_a_call_is_over_only_what_it_gave_back_is_alive(policy: Any) -> None:
+async def test_when_a_call_is_over_only_what_it_gave_back_is_alive(policy):
     try:
         given = await fanout.map(fail_every_second, range(1, 101), limit=100, policy=policy)
     except (ValueError, fanout.FanOutError) as error:
@@ -184,7 +174,7 @@ async def test_when_a_call_is_over_only_what_it_gave_back_is_alive(policy: Any) 
     assert Thing.alive == 0
 
 
-async def test_do_keeps_the_failures_that_it_raises_and_no_more() -> None:
+async def test_do_keeps_the_failures_that_it_raises_and_no_more():
     with pytest.raises(fanout.FanOutError) as info:
         await fanout.do(fail_every_second, range(100), policy=fanout.Collect())
     assert Thing.alive == 50
@@ -192,8 +182,8 @@ async def test_do_keeps_the_failures_that_it_raises_and_no_more() -> None:
     assert Thing.alive == 0
 
 
-async def test_a_failure_that_was_retried_in_an_item_is_not_kept() -> None:
-    async def retry(n: int) -> int:
+async def test_a_failure_that_was_retried_in_an_item_is_not_kept():
+    async def retry(n):
         for attempt in (1, 2):
             try:
                 return await fail_every_second(n + 2 - attempt)

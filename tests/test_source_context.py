@@ -1,59 +1,51 @@
 """A plain iterator is stepped in one context, a copy of the caller's, whichever worker asks for its next item."""
 
-from __future__ import annotations
-
 import contextvars
 import decimal
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 import trio_fanout as fanout
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from trio.testing import MockClock
-
-var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="default")
+var = contextvars.ContextVar("var", default="default")
 
 
-async def work(item: Any) -> Any:
+async def work(item):
     var.set("by an item")
     decimal.getcontext().prec = 50
     await trio.lowlevel.checkpoint()
     return item
 
 
-async def by_map(items: Any, limit: Any) -> list[Any]:
+async def by_map(items, limit):
     return await fanout.map(work, items, limit=limit)
 
 
-async def by_do(items: Any, limit: Any) -> list[Any]:
+async def by_do(items, limit):
     seen = []
 
-    async def keep(item: Any) -> None:
+    async def keep(item):
         seen.append(await work(item))
 
     await fanout.do(keep, items, limit=limit)
     return seen
 
 
-async def by_stream(items: Any, limit: Any) -> list[Any]:
+async def by_stream(items, limit):
     async with fanout.stream(work, items, limit=limit) as results:
         return [value async for _, _, value in results]
 
 
-async def by_a_stream_without_a_buffer(items: Any, limit: Any) -> list[Any]:
+async def by_a_stream_without_a_buffer(items, limit):
     async with fanout.stream(work, items, limit=limit, ordered=False, buffer=0) as results:
         return [value async for _, _, value in results]
 
 
-async def by_a_first_success_that_never_comes(items: Any, limit: Any) -> list[Any]:
+async def by_a_first_success_that_never_comes(items, limit):
     seen = []
 
-    async def fail(item: Any) -> None:
+    async def fail(item):
         seen.append(await work(item))
         raise ValueError
 
@@ -68,16 +60,16 @@ CALLS = pytest.mark.parametrize(
 LIMITS = pytest.mark.parametrize("limit", [1, 3, 40, "shared"])
 
 
-def limit_of(limit: Any) -> Any:
+def limit_of(limit):
     return trio.CapacityLimiter(2) if limit == "shared" else limit
 
 
 @CALLS
 @LIMITS
-async def test_a_generator_may_set_a_variable_around_its_loop(limit: Any, call: Callable[..., Any]) -> None:
+async def test_a_generator_may_set_a_variable_around_its_loop(limit, call):
     seen = []
 
-    def items() -> Iterator[int]:
+    def items():
         seen.append(var.get())
         token = var.set("by the source")
         for n in range(20):
@@ -94,8 +86,8 @@ async def test_a_generator_may_set_a_variable_around_its_loop(limit: Any, call: 
 
 @CALLS
 @LIMITS
-async def test_a_generator_computes_in_its_own_decimal_context(limit: Any, call: Callable[..., Any]) -> None:
-    def items() -> Iterator[decimal.Decimal]:
+async def test_a_generator_computes_in_its_own_decimal_context(limit, call):
+    def items():
         with decimal.localcontext() as context:
             context.prec = 5
             for _ in range(20):
@@ -108,17 +100,15 @@ async def test_a_generator_computes_in_its_own_decimal_context(limit: Any, call:
 
 @CALLS
 @LIMITS
-async def test_a_source_that_has_ended_is_not_asked_again(
-    limit: Any, call: Callable[..., Any], autojump_clock: MockClock
-) -> None:
+async def test_a_source_that_has_ended_is_not_asked_again(limit, call, autojump_clock):
     class Items:
         left = 20
         ended = 0
 
-        def __iter__(self) -> Items:
+        def __iter__(self):
             return self
 
-        def __next__(self) -> int:
+        def __next__(self):
             if not self.left:
                 self.ended += 1
                 raise StopIteration
@@ -130,8 +120,8 @@ async def test_a_source_that_has_ended_is_not_asked_again(
     assert items.ended == 1
 
 
-async def test_functions_of_fan_out_may_come_from_such_a_generator() -> None:
-    def functions() -> Iterator[Any]:
+async def test_functions_of_fan_out_may_come_from_such_a_generator():
+    def functions():
         token = var.set("by the source")
         for _ in range(3):
             yield work

@@ -1,13 +1,10 @@
 """`throttle`: when calls start, on a virtual clock."""
 
-from __future__ import annotations
-
 import functools
 import math
 import threading
 import weakref
 from fractions import Fraction
-from typing import Any
 
 import pytest
 import trio
@@ -23,47 +20,47 @@ from trio_fanout import throttle
 class Starts:
     """An async function that notes when it is called, and with what."""
 
-    def __init__(self) -> None:
-        self.log: list[tuple[Any, float]] = []
+    def __init__(self):
+        self.log = []
 
-    async def __call__(self, item: Any) -> Any:
+    async def __call__(self, item):
         self.log.append((item, trio.current_time()))
         return item
 
     @property
-    def times(self) -> list[float]:
+    def times(self):
         return [time for _, time in self.log]
 
     @property
-    def items(self) -> list[Any]:
+    def items(self):
         return [item for item, _ in self.log]
 
 
-async def test_first_starts_at_once_and_others_follow_evenly_spaced(autojump_clock: MockClock):
+async def test_first_starts_at_once_and_others_follow_evenly_spaced(autojump_clock):
     starts = Starts()
     assert await fanout.map(throttle(starts, 4), range(9), limit=3) == list(range(9))
     assert starts.log == [(k, k / 4) for k in range(9)]
 
 
-async def test_rate_counts_for_per_seconds(autojump_clock: MockClock):
+async def test_rate_counts_for_per_seconds(autojump_clock):
     starts = Starts()
     await fanout.do(throttle(starts, 2, per=60), range(4))
     assert starts.times == [0, 30, 60, 90]
 
 
-async def test_rate_may_be_below_one_and_not_whole(autojump_clock: MockClock):
+async def test_rate_may_be_below_one_and_not_whole(autojump_clock):
     starts = Starts()
     await fanout.do(throttle(starts, 0.25), range(3))
     assert starts.times == [0, 4, 8]
 
 
-async def test_burst_starts_together_and_then_the_spacing_holds(autojump_clock: MockClock):
+async def test_burst_starts_together_and_then_the_spacing_holds(autojump_clock):
     starts = Starts()
     await fanout.do(throttle(starts, 2, burst=3), range(6))
     assert starts.times == [0, 0, 0, 0.5, 1, 1.5]
 
 
-async def test_idle_time_builds_up_no_more_than_the_burst(autojump_clock: MockClock):
+async def test_idle_time_builds_up_no_more_than_the_burst(autojump_clock):
     starts = Starts()
     fn = throttle(starts, 1, burst=2)
     await fn("a")
@@ -72,7 +69,7 @@ async def test_idle_time_builds_up_no_more_than_the_burst(autojump_clock: MockCl
     assert starts.times == [0, 100, 100, 101, 102]
 
 
-async def test_idle_time_builds_up_in_parts(autojump_clock: MockClock):
+async def test_idle_time_builds_up_in_parts(autojump_clock):
     """Half of what the burst used is saved up again in half of the time."""
     starts = Starts()
     fn = throttle(starts, 1, burst=4)
@@ -82,7 +79,7 @@ async def test_idle_time_builds_up_in_parts(autojump_clock: MockClock):
     assert starts.times == [0, 0, 0, 0, 2, 2, 3, 4]
 
 
-async def test_without_a_burst_a_late_call_shifts_those_after_it(autojump_clock: MockClock):
+async def test_without_a_burst_a_late_call_shifts_those_after_it(autojump_clock):
     """Time lost is not made up for: no two starts are ever closer than the interval."""
     starts = Starts()
     fn = throttle(starts, 1)
@@ -93,7 +90,7 @@ async def test_without_a_burst_a_late_call_shifts_those_after_it(autojump_clock:
     assert starts.times == [0, 1.5, 2.5]
 
 
-async def test_time_jumping_ahead_lets_none_start_together(mock_clock: MockClock):
+async def test_time_jumping_ahead_lets_none_start_together(mock_clock):
     """As when the machine was asleep, or some task kept the event loop busy."""
     starts = Starts()
     fn = throttle(starts, 1)
@@ -108,7 +105,7 @@ async def test_time_jumping_ahead_lets_none_start_together(mock_clock: MockClock
     assert starts.times == [0, 10, 11]
 
 
-async def test_no_drift_over_many_calls(autojump_clock: MockClock):
+async def test_no_drift_over_many_calls(autojump_clock):
     """The k-th start is k intervals after the first, with no sum of rounding errors in it."""
     starts = Starts()
     fn = throttle(starts, 3, per=0.7)
@@ -119,7 +116,7 @@ async def test_no_drift_over_many_calls(autojump_clock: MockClock):
     assert worst < 1e-11
 
 
-async def test_spacing_is_measured_between_starts_and_not_ends(autojump_clock: MockClock):
+async def test_spacing_is_measured_between_starts_and_not_ends(autojump_clock):
     starts = Starts()
 
     async def slow(item):
@@ -131,7 +128,7 @@ async def test_spacing_is_measured_between_starts_and_not_ends(autojump_clock: M
     assert trio.current_time() == 12
 
 
-async def test_bound_holds_over_all_calls_that_use_it_in_the_order_of_calling(autojump_clock: MockClock):
+async def test_bound_holds_over_all_calls_that_use_it_in_the_order_of_calling(autojump_clock):
     starts = Starts()
     fn = throttle(starts, 1)
     async with trio.open_nursery() as nursery:
@@ -143,7 +140,7 @@ async def test_bound_holds_over_all_calls_that_use_it_in_the_order_of_calling(au
     assert starts.log == [("a0", 0), ("a1", 1), ("b0", 2), ("c", 3), ("a2", 4), ("b1", 5)]
 
 
-async def test_two_throttles_of_one_function_do_not_know_each_other(autojump_clock: MockClock):
+async def test_two_throttles_of_one_function_do_not_know_each_other(autojump_clock):
     starts = Starts()
     one, other = throttle(starts, 1), throttle(starts, 1)
     await one("a")
@@ -151,7 +148,7 @@ async def test_two_throttles_of_one_function_do_not_know_each_other(autojump_clo
     assert starts.times == [0, 0]
 
 
-async def test_cancelled_at_the_head_of_the_line_uses_up_nothing(autojump_clock: MockClock):
+async def test_cancelled_at_the_head_of_the_line_uses_up_nothing(autojump_clock):
     starts = Starts()
     fn = throttle(starts, 1)
     await fn("a")
@@ -170,7 +167,7 @@ async def test_cancelled_at_the_head_of_the_line_uses_up_nothing(autojump_clock:
     assert starts.times[1:] == [1, 2]
 
 
-async def test_cancelled_in_the_middle_of_the_line_uses_up_nothing(autojump_clock: MockClock):
+async def test_cancelled_in_the_middle_of_the_line_uses_up_nothing(autojump_clock):
     starts = Starts()
     fn = throttle(starts, 1)
     async with trio.open_nursery() as nursery:
@@ -187,7 +184,7 @@ async def test_cancelled_in_the_middle_of_the_line_uses_up_nothing(autojump_cloc
     assert starts.log == [(0, 0), (1, 1), (3, 2)]
 
 
-async def test_all_cancelled_leaves_the_next_call_free(autojump_clock: MockClock):
+async def test_all_cancelled_leaves_the_next_call_free(autojump_clock):
     starts = Starts()
     fn = throttle(starts, 1)
     await fn("a")
@@ -198,7 +195,7 @@ async def test_all_cancelled_leaves_the_next_call_free(autojump_clock: MockClock
     assert starts.log == [("a", 0), ("b", 1)]
 
 
-async def test_already_cancelled_calls_nothing_and_uses_up_nothing(autojump_clock: MockClock):
+async def test_already_cancelled_calls_nothing_and_uses_up_nothing(autojump_clock):
     starts = Starts()
     fn = throttle(starts, 1)
     with trio.CancelScope() as scope:
@@ -209,14 +206,14 @@ async def test_already_cancelled_calls_nothing_and_uses_up_nothing(autojump_cloc
     assert starts.log == [("b", 0)]
 
 
-async def test_wait_is_part_of_the_item_and_its_time(autojump_clock: MockClock):
+async def test_wait_is_part_of_the_item_and_its_time(autojump_clock):
     starts = Starts()
     outcomes = await fanout.map(throttle(starts, 1), range(4), policy=fanout.Settle(), item_timeout=1.5)
     assert starts.log == [(0, 0), (1, 1)]
     assert [type(getattr(o, "error", None)) for o in outcomes[2:]] == [trio.TooSlowError] * 2
 
 
-async def test_failures_count_as_starts(autojump_clock: MockClock):
+async def test_failures_count_as_starts(autojump_clock):
     starts = Starts()
 
     async def fail(item):
@@ -229,7 +226,7 @@ async def test_failures_count_as_starts(autojump_clock: MockClock):
     assert starts.times == [0, 1, 2]
 
 
-async def test_each_call_is_a_checkpoint(autojump_clock: MockClock):
+async def test_each_call_is_a_checkpoint(autojump_clock):
     fn = throttle(Starts(), 1)
     for item in range(2):
         with assert_checkpoints():
@@ -285,7 +282,7 @@ def test_runs_in_two_threads_at_once_count_for_themselves():
     assert [one.times for one in starts] == [[0, 1, 2]] * 2
 
 
-async def test_state_goes_with_the_function(autojump_clock: MockClock):
+async def test_state_goes_with_the_function(autojump_clock):
     """Some programs make a throttle for each call: the run must not collect them."""
     starts = Starts()
     with no_cycles():
@@ -296,7 +293,7 @@ async def test_state_goes_with_the_function(autojump_clock: MockClock):
         assert gone() is None
 
 
-async def test_keywords_name_and_docstring_are_the_functions_own(autojump_clock: MockClock):
+async def test_keywords_name_and_docstring_are_the_functions_own(autojump_clock):
     async def fetch(url, *, retries=0):
         """Fetch a page."""
         return url, retries
@@ -308,7 +305,7 @@ async def test_keywords_name_and_docstring_are_the_functions_own(autojump_clock:
     assert throttle(Starts(), 1).__name__ == "Starts"
 
 
-async def test_function_that_is_not_async_is_wrong_use(autojump_clock: MockClock):
+async def test_function_that_is_not_async_is_wrong_use(autojump_clock):
     """Under every policy, and not an item's failure."""
     with pytest.raises(TypeError, match="in_thread"):
         await throttle(len, 1)("abc")
@@ -346,7 +343,7 @@ def test_function_that_cannot_be_called_is_a_type_error():
 # With a key (what the key may be: test_cap.py)
 
 
-async def test_each_key_has_a_rate_a_burst_and_an_order_of_its_own(autojump_clock: MockClock):
+async def test_each_key_has_a_rate_a_burst_and_an_order_of_its_own(autojump_clock):
     starts = Starts()
     fn = throttle(starts, 2, burst=2, key=lambda item: item[0])
     async with trio.open_nursery() as nursery:
@@ -358,7 +355,7 @@ async def test_each_key_has_a_rate_a_burst_and_an_order_of_its_own(autojump_cloc
     ]  # fmt: skip
 
 
-async def test_key_is_known_until_its_burst_is_saved_up_again(autojump_clock: MockClock):
+async def test_key_is_known_until_its_burst_is_saved_up_again(autojump_clock):
     """Forgotten before, it could start more; kept after, it would make no difference."""
     starts = Starts()
     fn = throttle(starts, 1, burst=3, key=lambda item: item)
@@ -372,7 +369,7 @@ async def test_key_is_known_until_its_burst_is_saved_up_again(autojump_clock: Mo
     assert starts.times[-4:] == [7, 7, 7, 8]
 
 
-async def test_key_goes_once_its_burst_is_saved_up_again(autojump_clock: MockClock):
+async def test_key_goes_once_its_burst_is_saved_up_again(autojump_clock):
     """At the next call, of whatever key."""
 
     class Key:
@@ -396,7 +393,7 @@ async def test_key_goes_once_its_burst_is_saved_up_again(autojump_clock: MockClo
     assert gone() is None
 
 
-async def test_key_that_was_cancelled_before_it_started_is_not_kept(autojump_clock: MockClock):
+async def test_key_that_was_cancelled_before_it_started_is_not_kept(autojump_clock):
     class Key:
         """What a weak reference can watch."""
 
@@ -410,7 +407,7 @@ async def test_key_that_was_cancelled_before_it_started_is_not_kept(autojump_clo
     assert gone() is None
 
 
-async def test_key_stays_while_calls_wait(autojump_clock: MockClock):
+async def test_key_stays_while_calls_wait(autojump_clock):
     starts = Starts()
     fn = throttle(starts, 1, key=lambda item: 0)
     async with trio.open_nursery() as nursery:
@@ -440,7 +437,7 @@ def test_key_that_cannot_be_called_is_a_type_error(bad):
 
 @pytest.mark.parametrize("huge", [1e308, 10**308])
 @pytest.mark.parametrize("burst", [1, 3, 10**400])
-async def test_huge_rate_and_time_are_as_good_as_small_ones(autojump_clock: MockClock, huge, burst):
+async def test_huge_rate_and_time_are_as_good_as_small_ones(autojump_clock, huge, burst):
     starts = Starts()
     fn = throttle(starts, huge, per=huge, burst=burst)
     await fanout.do(fn, range(6))
@@ -450,14 +447,14 @@ async def test_huge_rate_and_time_are_as_good_as_small_ones(autojump_clock: Mock
 @pytest.mark.parametrize(
     ("rate", "per"), [(1e308, 5e-324), (1e308, 1e-308), (5e-324, 5e-324), (1e-308, 1e-308), (10**308, 1)]
 )
-async def test_tiny_times_and_rates_do_no_harm(autojump_clock: MockClock, rate, per):
+async def test_tiny_times_and_rates_do_no_harm(autojump_clock, rate, per):
     starts = Starts()
     await fanout.do(throttle(starts, rate, per=per), range(4))
     assert starts.times == ([0, 1, 2, 3] if rate == per else pytest.approx([0, 0, 0, 0]))
 
 
 @pytest.mark.parametrize(("rate", "per"), [(5e-324, 1e308), (1e-308, 1e308), (5e-324, 1)])
-async def test_time_too_long_for_a_float_is_forever(autojump_clock: MockClock, rate, per):
+async def test_time_too_long_for_a_float_is_forever(autojump_clock, rate, per):
     starts = Starts()
     fn = throttle(starts, rate, per=per, key=lambda item: 0)
     await fn("a")
@@ -468,7 +465,7 @@ async def test_time_too_long_for_a_float_is_forever(autojump_clock: MockClock, r
 
 
 @pytest.mark.parametrize("burst", [2**63, 10**400])
-async def test_burst_beyond_all_calls_is_no_limit(autojump_clock: MockClock, burst):
+async def test_burst_beyond_all_calls_is_no_limit(autojump_clock, burst):
     starts = Starts()
     await fanout.do(throttle(starts, 0.001, burst=burst), range(100), limit=100)
     assert starts.times == [0] * 100

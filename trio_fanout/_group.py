@@ -159,6 +159,7 @@ class Handle(Generic[R_co], metaclass=NoPublicConstructor):
         finally:
             del self, outcome  # this frame is in the traceback of the error
 
+    @trio.lowlevel.enable_ki_protection  # interrupted as it begins, `Event.wait` leaves its task in the event
     async def wait(self) -> None:
         """Wait until the job is done, however it ended. It raises nothing on account of the job.
 
