@@ -1,7 +1,5 @@
 """A limiter without tokens: a run waits, and takes no more than it has to."""
 
-from __future__ import annotations
-
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
