@@ -59,8 +59,8 @@ OTHER = {
 class Mutant:
     """One change: `field` of `node` (or its `place`-th entry) becomes `new`."""
 
-    def __init__(self, path, function, node, field, place, new, line):
-        self.path, self.function, self.line = path, function, line
+    def __init__(self, path, function, node, field, place, new, line, last):
+        self.path, self.function, self.line, self.last = path, function, line, last
         self.node, self.field, self.place, self.new = node, field, place, new
 
     def __enter__(self):
@@ -101,7 +101,7 @@ def mutants_of(path, tree):
                 if isinstance(new, ast.AST):
                     ast.fix_missing_locations(ast.copy_location(new, statement))
                 at = getattr(statement, "lineno", line)
-                yield Mutant(path, (qualname, first), node, field, place, new, at)
+                yield Mutant(path, (qualname, first), node, field, place, new, at, function.end_lineno)
 
 
 def functions_of(tree, prefix=""):
@@ -263,6 +263,8 @@ def in_child(work):
 
 def map_lines(items, workers):
     """Which tests run which lines of the package, and how long they take, with no test among them that fails."""
+    names = [item.nodeid for item in items]
+    numbers = {name: number for number, name in enumerate(names)}
     parts = [(items[start::workers], CACHE.with_suffix(f".{start}")) for start in range(workers)]
 
     def measure(part, path):
@@ -276,7 +278,7 @@ def map_lines(items, workers):
             durations[item.nodeid] = took
             for filename in data.measured_files():
                 for line in data.lines(filename):
-                    seen[f"{Path(filename).relative_to(PACKAGE)}:{line}"].append(item.nodeid)
+                    seen[f"{Path(filename).relative_to(PACKAGE)}:{line}"].append(numbers[item.nodeid])
             cov.erase()
             cov.start()
 
@@ -288,7 +290,7 @@ def map_lines(items, workers):
     pids = [in_child(lambda part=part, path=path: measure(part, path)) for part, path in parts]
     for pid in pids:
         os.waitpid(pid, 0)
-    known = {"lines": collections.defaultdict(list), "durations": {}, "bad": []}
+    known = {"names": names, "lines": collections.defaultdict(list), "durations": {}, "bad": []}
     for _, path in parts:
         part = json.loads(path.read_text())
         path.unlink()
@@ -300,16 +302,18 @@ def map_lines(items, workers):
 
 
 def tests_of(mutant, known, budget):
-    """The tests of its line, a quick one of each file first, then the next, for so many seconds."""
-    durations, lines = known["durations"], known["lines"]
-    keys = [f"{mutant.path}:{line}" for line in range(mutant.line, mutant.function[1], -1)]  # where it began, at least
-    tests = set(next((lines[key] for key in keys if lines.get(key)), ())) - set(known["bad"])
-    by_file = collections.defaultdict(list)
-    for test in sorted(tests, key=durations.__getitem__):
-        by_file[test.partition("::")[0]].append(test)
+    """The tests of its line, for so many seconds. First those that are quick and run what few run of its function."""
+    durations, lines, (_, first) = known["durations"], known["lines"], mutant.function
+    of_line = {line: lines.get(f"{mutant.path}:{line}", ()) for line in range(first, mutant.last + 1)}
+    seen = next((of_line[line] for line in range(mutant.line, first, -1) if of_line[line]), ())
+    score = dict.fromkeys(set(seen) - set(known["bad"]), 0.0)
+    for tests in of_line.values():
+        for test in tests:
+            if test in score:
+                score[test] += 1 / len(tests)
     chosen, total = [], 0.0
-    for test in itertools.chain(*itertools.zip_longest(*by_file.values())):
-        if test is not None and total + durations[test] <= budget:
+    for test in sorted(score, key=lambda test: (-score[test] / (0.02 + durations[test]), test)):
+        if total + durations[test] <= budget:
             chosen.append(test)
             total += durations[test]
     return chosen
@@ -344,7 +348,8 @@ def pytest_runtestloop(session):
         map_lines(session.items, option.workers)
     known = json.loads(CACHE.read_text())
     known["durations"] = {test: took for test, took in known["durations"].items() if test in by_name}
-    known["lines"] = {line: [test for test in tests if test in by_name] for line, tests in known["lines"].items()}
+    named = {line: [known["names"][number] for number in numbers] for line, numbers in known["lines"].items()}
+    known["lines"] = {line: [test for test in tests if test in by_name] for line, tests in named.items()}
     if known["bad"]:
         print("these fail without any change, and are left out:", *known["bad"], sep="\n  ", flush=True)
     judged = tomllib.loads(JUDGED.read_text()) if JUDGED.exists() else {}

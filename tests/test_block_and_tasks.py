@@ -1,0 +1,66 @@
+"""Which exception leaves the block of a group, where the block and its tasks have raised one each."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+import trio_fanout as fanout
+from helpers import no_cycles, nothing_left
+
+
+def returns_nothing():
+    """No async function: what calls it raises a `TypeError`."""
+
+
+async def leave(code):
+    raise SystemExit(code)
+
+
+async def test_that_of_the_block_comes_first(autojump_clock):
+    with nothing_left(), pytest.raises(ValueError, match="block") as info:
+        async with fanout.open_group() as group:
+            group.start_soon(returns_nothing)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("block")
+    assert isinstance(info.value, ValueError)
+
+
+@pytest.mark.parametrize("block_code", [1, 2])
+async def test_so_it_does_where_both_end_the_program(block_code, autojump_clock):
+    with nothing_left(), pytest.raises(SystemExit) as info:
+        async with fanout.open_group() as group:
+            group.start_soon(leave, 3)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise SystemExit(block_code)
+    assert info.value.code == block_code
+
+
+async def test_what_ends_the_program_comes_before_what_does_not(autojump_clock):
+    with nothing_left(), pytest.raises(SystemExit) as info:
+        async with fanout.open_group() as group:
+            group.start_soon(leave, 3)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("block")
+    assert info.value.code == 3
+
+
+def test_a_cancelled_block_with_jobs_asleep_leaves_no_cycle():
+    async def main():
+        with trio.CancelScope() as scope:
+            async with fanout.open_group() as group:
+                for _ in range(3):
+                    group.start_soon(trio.sleep_forever)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+
+    trio.run(main)
+    with no_cycles():
+        trio.run(main)
