@@ -89,10 +89,10 @@ async def test_thousands_of_workers_take_a_few_steps_each(run, autojump_clock):
     assert steps.count < 25 * 10_000
 
 
-async def test_workers_that_wait_for_a_slice_wake_one_another(autojump_clock: MockClock) -> None:
+async def test_workers_that_wait_for_a_slice_wake_one_another(autojump_clock):
     """All end their first items together, and then take turns, hundreds at a time."""
 
-    async def work(n: int) -> int:
+    async def work(n):
         if n < 1000:
             await trio.sleep(1)
         busy(0.0001)
