@@ -65,7 +65,8 @@ async def waiting(count):
 
 
 WORK = [work, work_with_a_variable, work_in_an_open_scope]
-FOREIGN = {fn.__code__ for fn in (*WORK, plain, waiting)}
+# Of Trio, what is not protected by itself.
+FOREIGN = {fn.__code__ for fn in (*WORK, plain, waiting, trio.Event.wait, trio.lowlevel.wait_task_rescheduled)}
 
 
 # Where it is interrupted
@@ -146,15 +147,17 @@ def interrupt_everywhere(main):
 # The calls
 
 FUNCTIONS = pytest.mark.parametrize("fn", WORK)
-SOURCES = pytest.mark.parametrize("make", [range, plain, waiting])
+RUNS = pytest.mark.parametrize(("fn", "make"), [(work_with_a_variable, plain), (work_in_an_open_scope, waiting)])
+SHARED = pytest.mark.parametrize("shared", [False, True])
 
 
-@FUNCTIONS
-@SOURCES
+@RUNS
+@SHARED
 def test_map(shared, make, fn):
     async def main(left):
-        limit = left.limiter(2) if shared else 2
-        await fanout.map(fn, make(5), limit=limit, item_timeout=10 if make is plain else None)
+        await fanout.map(
+            fn, make(5), limit=left.limiter(2) if shared else 2, item_timeout=10 if make is plain else None
+        )
 
     interrupt_everywhere(main)
 
@@ -185,8 +188,8 @@ def test_a_run_in_an_item_of_a_run():
     interrupt_everywhere(main)
 
 
-@FUNCTIONS
-@SOURCES
+@RUNS
+@pytest.mark.parametrize("ordered", [False, True])
 def test_a_stream(ordered, make, fn):
     async def main(left):
         limit = left.limiter(2) if ordered else 2
@@ -200,7 +203,7 @@ def test_a_stream(ordered, make, fn):
     interrupt_everywhere(main)
 
 
-@SOURCES
+@pytest.mark.parametrize("make", [range, waiting])
 @pytest.mark.parametrize("how", ["stop", "leave"])
 def test_a_stream_that_ends_early(how, make):
     async def main(left):
@@ -216,7 +219,7 @@ def test_a_stream_that_ends_early(how, make):
 
 
 @FUNCTIONS
-@pytest.mark.parametrize("limit", [1, 3, "shared"])
+@pytest.mark.parametrize("limit", [3, "shared"])
 def test_a_group(limit, fn):
     async def main(left):
         async def job(n):
@@ -237,6 +240,7 @@ def test_a_group(limit, fn):
 
 
 @FUNCTIONS
+@SHARED
 def test_a_graph(shared, fn):
     async def main(left):
         async def step(n, *needs):

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, aiter_of, notes_of
+from helpers import ALL_POLICIES, aiter_of, busy, notes_of
 
 var = contextvars.ContextVar("var")
 
@@ -87,6 +87,22 @@ async def test_thousands_of_workers_take_a_few_steps_each(run, autojump_clock):
     await run(10_000)
     trio.lowlevel.remove_instrument(steps)
     assert steps.count < 25 * 10_000
+
+
+async def test_workers_that_wait_for_a_slice_wake_one_another(autojump_clock):
+    """All end their first items together, and then take turns, hundreds at a time."""
+
+    async def work(n):
+        if n < 1000:
+            await trio.sleep(1)
+        busy(0.0001)
+        return n
+
+    steps = Steps()
+    trio.lowlevel.add_instrument(steps)
+    assert await fanout.map(work, range(2000), limit=1000) == list(range(2000))
+    trio.lowlevel.remove_instrument(steps)
+    assert steps.count < 25 * 1000
 
 
 # Failures that are large, or many

@@ -113,7 +113,7 @@ class PerRun(Generic[T]):
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
-        self._make: Final = make
+        self._make = make
 
     def get(self) -> T:
         """The value for the run that the calling task belongs to."""
@@ -158,7 +158,7 @@ class OneState(Generic[T]):
     """The state of an adapter without a `key`, in one Trio run: all calls use it, and it stays."""
 
     def __init__(self, state: T) -> None:
-        self._kept: Final = Kept(state)
+        self._kept = Kept(state)
 
     def enter(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Kept[T]:
         """The state for a call with these arguments."""
@@ -177,11 +177,11 @@ class StatePerKey(Generic[S]):
     """
 
     def __init__(self, key: Callable[..., Hashable], make: Callable[[], S]) -> None:
-        self._key: Final = key
-        self._make: Final = make
-        self._states: Final[dict[Hashable, Kept[S]]] = {}
-        self._heap: Final[list[tuple[float, int, Kept[S]]]] = []
-        self._numbers: Final = count()  # states themselves have no order
+        self._key = key
+        self._make = make
+        self._states: dict[Hashable, Kept[S]] = {}
+        self._heap: list[tuple[float, int, Kept[S]]] = []
+        self._numbers = count()  # states themselves have no order
 
     def enter(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Kept[S]:
         """The state for a call with these arguments."""

@@ -128,7 +128,7 @@ class Notes:
 
     def __init__(self, kind: str) -> None:
         self.kind: Final = kind
-        self._started: Final = next(_moments)
+        self._started = next(_moments)
 
     def add(self, exc: BaseException, text: str) -> None:
         """Add a note to an exception, if it takes any and this run has not written the same."""

@@ -232,8 +232,8 @@ class _Canceller:
     __slots__ = ("_at_work", "_futures")
 
     def __init__(self) -> None:
-        self._futures: Final[deque[Future[Any]]] = deque()
-        self._at_work: Final = threading.Lock()
+        self._futures: deque[Future[Any]] = deque()
+        self._at_work = threading.Lock()
 
     def cancel(self, future: Future[Any]) -> None:
         """Cancel `future` soon, from any thread."""

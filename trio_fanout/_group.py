@@ -182,13 +182,13 @@ class _Jobs(Queue[_Job]):
     """
 
     __slots__ = ("_last_context", "_last_fn", "_last_name", "_ledger", "_running", "closing")
-    context_of = attrgetter("context")
+    context_of: Callable[[Any], contextvars.Context] | None = attrgetter("context")
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
         self._ledger = ledger
         self._running: dict[int, _Job] = {}  # those that were taken and have not ended
-        self.closing = False  # the block has ended: only jobs may start jobs
+        self.closing: bool = False  # the block has ended: only jobs may start jobs
         self._last_context = self.context
         self._last_fn: object = None
         self._last_name = ""

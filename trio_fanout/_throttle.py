@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
@@ -100,12 +100,12 @@ class _Line:
 
     def __init__(self, rate: float, per: float, burst: int) -> None:
         # An int that no float can hold would make the products below an `OverflowError`.
-        self._rate: Final = float(rate)
-        self._per: Final = float(per)
-        self._saved: Final = min(burst - 1, sys.maxsize)
+        self._rate = float(rate)
+        self._per = float(per)
+        self._saved = min(burst - 1, sys.maxsize)
         self._since = -math.inf
         self._calls = 0
-        self._lock: Final = trio.Lock()  # first come, first served
+        self._lock = trio.Lock()  # first come, first served
 
     async def wait_for_turn(self) -> None:
         """Wait until a call may start, and count it."""

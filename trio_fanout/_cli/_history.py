@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from ._stdio import UsageError, reason, shown
 
@@ -27,8 +27,8 @@ class History:
     """The items of this run, and those that have succeeded in an earlier one."""
 
     def __init__(self) -> None:
-        self._met: Final[dict[bytes, int]] = {}
-        self._succeeded: Final[set[bytes]] = set()
+        self._met: dict[bytes, int] = {}
+        self._succeeded: set[bytes] = set()
 
     def meet(self, text: str) -> tuple[int, bool]:
         """The occurrence of an item of this run, and whether that has succeeded before."""

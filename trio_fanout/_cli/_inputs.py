@@ -55,15 +55,15 @@ class ItemInput:
     """
 
     def __init__(self, options: Options, fd: int, history: History | None) -> None:
-        self._fd: Final = fd
+        self._fd = fd
         name = STANDARD_INPUT if options.items is None else repr(options.items)
-        self._end: Final = b"\0" if options.format == "null" else b"\n"
+        self._end = b"\0" if options.format == "null" else b"\n"
         splitter = Json() if options.format == "json" else Lines(self._end)
         self._counted: int | None = None
-        self._position: Final = None if options.format == "json" else position_in(self._fd)
-        self._template: Final = Template(options.program)
+        self._position = None if options.format == "json" else position_in(self._fd)
+        self._template = Template(options.program)
         (self._program,) = programs_of(options)
-        self._items: Final = Items(self._fd, name, splitter, history)
+        self._items = Items(self._fd, name, splitter, history)
         self.jobs: Final = Batches(self._items, self._template, options.batch or 1)
 
     @property
@@ -112,10 +112,10 @@ class Batches:
     """
 
     def __init__(self, items: Items, template: Template, most: int) -> None:
-        self._items: Final = items
-        self._template: Final = template
-        self._most: Final = most
-        self._room: Final = room_for_arguments() - template.fixed_size() if most > 1 else math.inf
+        self._items = items
+        self._template = template
+        self._most = most
+        self._room = room_for_arguments() - template.fixed_size() if most > 1 else math.inf
         self._left: Item | None = None  # one that the last batch had no room for
 
     def __aiter__(self) -> Batches:
@@ -153,9 +153,9 @@ class CommandInput:
     """`fan-out`: several programs, each with a copy of all of standard input."""
 
     def __init__(self, options: Options, history: History | None, stack: ExitStack) -> None:
-        self._commands: Final[list[tuple[str, list[str]]]] = options.program
-        self._programs: Final = programs_of(options)
-        self._stack: Final = stack
+        self._commands: list[tuple[str, list[str]]] = options.program
+        self._programs = programs_of(options)
+        self._stack = stack
         self._copy = ""
         self.jobs: Final[list[Job]] = []
         for index, (command, _) in enumerate(self._commands):

@@ -50,10 +50,10 @@ class Items:
     """
 
     def __init__(self, fd: int, name: str, splitter: Splitter, history: History | None) -> None:
-        self._fd: Final = fd
-        self._name: Final = name
-        self._splitter: Final = splitter
-        self._history: Final = history
+        self._fd = fd
+        self._name = name
+        self._splitter = splitter
+        self._history = history
         self._ready: Iterator[str] = iter(())
         self.ended = False
         self.count = 0
@@ -121,7 +121,7 @@ class Lines:
     """Items that each end with the same byte, except maybe the last. An empty line is an empty item."""
 
     def __init__(self, end: bytes = b"\n") -> None:
-        self._end: Final = end
+        self._end = end
         self._begun: list[bytes] = []  # the parts of an item of which the end is not there yet
 
     def feed(self, piece: bytes) -> Iterator[str]:

@@ -61,7 +61,7 @@ class _JsonLines:
     """JSON Lines: a value on each line that is not blank."""
 
     def __init__(self) -> None:
-        self._lines: Final = Lines()
+        self._lines = Lines()
         self._line = 0
 
     def feed(self, piece: bytes) -> Iterator[str]:
@@ -93,7 +93,7 @@ class _Array:
     """
 
     def __init__(self) -> None:
-        self._decoder: Final = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._text = ""
         self._at = 0  # all before it is done with
         self._line = 1
@@ -185,9 +185,9 @@ class _Begun:
     """
 
     def __init__(self, text: str) -> None:
-        self._parts: Final = [text]
+        self._parts = [text]
         self._size = len(text)
-        self._enough: Final = 2 * len(text)
+        self._enough = 2 * len(text)
         self._depth = 0
         self._in_string = False
         self._escaping = False  # the last character was a backslash

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -27,16 +27,16 @@ class Log:
     """
 
     def __init__(self, path: Path) -> None:
-        self._name: Final = str(path)
+        self._name = str(path)
         try:
             # Write-only: opened for reading too, a named pipe would have this process as its reader, and never break.
-            self._fd: Final = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            self._is_file: Final = stat.S_ISREG(os.fstat(self._fd).st_mode)
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
             self._at_line_start = not self._is_file or _ends_with_newline(path)
         except OSError as exc:
             msg = f"cannot open the log {self._name!r}: {reason(exc)}"
             raise UsageError(msg) from None
-        self._turn: Final = trio.Lock()  # lines must not mix
+        self._turn = trio.Lock()  # lines must not mix
 
     async def append(self, line: bytes) -> None:
         """Write a line.

@@ -28,11 +28,11 @@ class Output:
     """Prints results and messages, and keeps the progress display out of their way."""
 
     def __init__(self, form: str, display: Display | None) -> None:
-        self._form: Final = form
-        self._display: Final = display
+        self._form = form
+        self._display = display
         self._tally: Tally | None = None
         self._drawn = -REDRAW_SOON
-        self._terminals: Final = [fd for fd in (1, 2) if os.isatty(fd)]
+        self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
         self._within_line = False  # on a terminal
 
     @property

@@ -51,9 +51,9 @@ class Launcher:
     def __init__(self, parallel: int, spool: Spool | None) -> None:
         self.spool: Final = spool
         self.pipes: Final = selectors.DefaultSelector()
-        self._empty: Final = os.open(os.devnull, os.O_RDONLY)
-        self._inherited: Final = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._raised: Final = _more_open_files(self._inherited, 64 + 4 * parallel)
+        self._empty = os.open(os.devnull, os.O_RDONLY)
+        self._inherited = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._raised = _more_open_files(self._inherited, 64 + 4 * parallel)
 
     def __enter__(self) -> Self:
         self._limit_open_files(self._raised)
@@ -131,11 +131,11 @@ class Program:
         self.exit_code: int | None = None
         """None if it has not ended by itself; -N if signal N has killed it."""
         self.pid = 0
-        self._launcher: Final = launcher
+        self._launcher = launcher
         self.outputs: Final = outputs
         """What it has printed, if that is kept: standard output, then standard error."""
-        self._pipes: Final[dict[int, Kept]] = {}  # those that have not ended
-        self._pipes_ended: Final = trio.Event()
+        self._pipes: dict[int, Kept] = {}  # those that have not ended
+        self._pipes_ended = trio.Event()
         self._no_room: OSError | None = None  # why it cannot be kept
         self._scope: trio.CancelScope | None = None
         self._reaped = False

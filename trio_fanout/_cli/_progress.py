@@ -85,7 +85,7 @@ class PlainDisplay:
     """
 
     def __init__(self, *, dumb: bool) -> None:
-        self._dumb: Final = dumb
+        self._dumb = dumb
         self._shown = 0  # characters
 
     def draw(self, tally: Tally, /) -> None:
@@ -116,11 +116,11 @@ class RichDisplay:
         from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
         from rich.table import Column  # noqa: PLC0415
 
-        self._console: Final = Console(stderr=True)
-        self._bar: Final = BarColumn(bar_width=_BAR)
+        self._console = Console(stderr=True)
+        self._bar = BarColumn(bar_width=_BAR)
         # In one line, whatever the width of the terminal: the line can then be taken away without rich.
-        self._text: Final = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
-        self._progress: Final = Progress(
+        self._text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+        self._progress = Progress(
             self._bar,
             self._text,
             console=self._console,

@@ -61,22 +61,22 @@ class Runner:
         tally: Tally,
         output: Output,
     ) -> None:
-        self._source: Final = source
-        self._shutdown: Final = shutdown
-        self._launcher: Final = launcher
-        self._log: Final = log
-        self._tally: Final = tally
-        self._captures: Final = options.output != "none"
-        self._batch: Final = options.batch is not None
-        self._timeout: Final[float | None] = options.timeout
-        self._fail_fast: Final[bool] = options.fail_fast
-        self._wait_for_turn: Final[Callable[[], Awaitable[None]] | None] = (
+        self._source = source
+        self._shutdown = shutdown
+        self._launcher = launcher
+        self._log = log
+        self._tally = tally
+        self._captures = options.output != "none"
+        self._batch = options.batch is not None
+        self._timeout: float | None = options.timeout
+        self._fail_fast: bool = options.fail_fast
+        self._wait_for_turn: Callable[[], Awaitable[None]] | None = (
             None if options.rate is None else fanout.throttle(trio.lowlevel.checkpoint, options.rate)
         )
         # Where results are not printed as JSON, nothing else would tell which items failed.
-        self._tell: Final = None if options.output == "json" or options.fail_fast else output.say
+        self._tell = None if options.output == "json" or options.fail_fast else output.say
         self._started_any = False
-        self._retries: Final[int | None] = options.retries
+        self._retries: int | None = options.retries
         self.limit: int = options.parallel
         """How many jobs are in progress at once."""
         if self._retries:

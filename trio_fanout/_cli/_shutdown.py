@@ -68,7 +68,7 @@ class Shutdown:
         self.printing: Final = trio.CancelScope()
         """Around all that prints results and messages: cancelled if their reader has stopped."""
         self._results: fanout.ResultChannel[Any, Any] | None = None
-        self._waiting: Final[set[trio.CancelScope]] = set()
+        self._waiting: set[trio.CancelScope] = set()
 
     @contextmanager
     def waiting(self) -> Generator[trio.CancelScope, None, None]:

@@ -27,7 +27,7 @@ class Spool:
     def __init__(self) -> None:
         self.in_memory = 0
         self._file: IO[bytes] | None = None
-        self._free: Final[list[int]] = []
+        self._free: list[int] = []
         self._blocks = 0  # how many the file has
 
     def open(self) -> Kept:
@@ -71,9 +71,9 @@ class Kept:
     """What one program has printed to one of its standard files."""
 
     def __init__(self, spool: Spool) -> None:
-        self._spool: Final = spool
-        self._blocks: Final[list[bytes | int]] = []  # in memory, or their number in the file
-        self._rest: Final = bytearray()  # what follows them
+        self._spool = spool
+        self._blocks: list[bytes | int] = []  # in memory, or their number in the file
+        self._rest = bytearray()  # what follows them
         self.size = 0
 
     def write(self, data: bytes) -> None:

@@ -25,14 +25,14 @@ class Template:
     """
 
     def __init__(self, words: list[str]) -> None:
-        self._words: Final = [_Word(os.fsencode(word)) for word in words]
+        self._words = [_Word(os.fsencode(word)) for word in words]
         self.has_fixed_program: Final = not self._words[0].takes_item or not FOR_A_SHELL.isdisjoint(words[0])
         """Whether each job runs the same program. What was meant for a shell is none, whatever its items are."""
         if not any(word.takes_item for word in self._words):
             self._words.append(_Word(b"{}"))
         takes_item = [word for word in self._words if word.takes_item]
-        self._places: Final = sum(word.places for word in takes_item)
-        self._size_beside_item: Final = sum(word.size() for word in takes_item)
+        self._places = sum(word.places for word in takes_item)
+        self._size_beside_item = sum(word.size() for word in takes_item)
 
     def words(self, job: Job) -> list[bytes]:
         """The program and its arguments for a job."""
@@ -54,7 +54,7 @@ class _Word:
     """A word in parts, of which every other one, if there are several, is ``{}`` or the like."""
 
     def __init__(self, word: bytes) -> None:
-        self._parts: Final = _PLACE.split(word)
+        self._parts = _PLACE.split(word)
         self.places: Final = self._parts.count(b"{}")
         self.takes_item: Final = self.places > 0
 

@@ -60,10 +60,12 @@ class Tokens:
     __slots__ = ("_borrowers", "_scopes", "limiter", "overdrawn", "shared", "total", "unstarted")
 
     def __init__(self, limit: float | trio.CapacityLimiter) -> None:
-        self.shared = isinstance(limit, trio.CapacityLimiter)
-        self.limiter = limit if isinstance(limit, trio.CapacityLimiter) else trio.CapacityLimiter(limit)
-        self.total = self.limiter.total_tokens  # as of the last `look`
-        self.overdrawn = False  # workers hold more tokens than that
+        self.shared: bool = isinstance(limit, trio.CapacityLimiter)
+        self.limiter: trio.CapacityLimiter = (
+            limit if isinstance(limit, trio.CapacityLimiter) else trio.CapacityLimiter(limit)
+        )
+        self.total: float = self.limiter.total_tokens  # as of the last `look`
+        self.overdrawn: bool = False  # workers hold more tokens than that
         self._borrowers: set[Task] = set()  # the workers that hold a token
         # The queue, in order: for each index, what is set when all items before it have started.
         # Ordered by class, as the first entry of a plain dict is behind the holes of all that were deleted before it.

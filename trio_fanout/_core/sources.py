@@ -65,8 +65,8 @@ class Pull(Generic[T]):
     context_of = None
 
     def __init__(self, items: Iterable[T]) -> None:
-        self.context = contextvars.copy_context()
-        self.length = length_of(items)
+        self.context: contextvars.Context = contextvars.copy_context()
+        self.length: int | None = length_of(items)
         # No method, because the loop calls it for each item, and this is C all through: Any, for type checkers. Each
         # step of the iterator runs in one context, whichever worker asks: a generator may set a variable before a
         # `yield` and reset it after.
@@ -102,8 +102,8 @@ class Queue(Generic[T]):
     context_of: Callable[[Any], contextvars.Context] | None = None
 
     def __init__(self) -> None:
-        self.context = contextvars.copy_context()
-        self.given = 0  # how many items have been put in
+        self.context: contextvars.Context = contextvars.copy_context()
+        self.given: int = 0  # how many items have been put in
         self._waiting: deque[tuple[int, T]] = deque()
 
     def put(self, item: T) -> None:
@@ -139,11 +139,11 @@ class FedQueue(Queue[T]):
 
     def __init__(self, items: AsyncIterable[T]) -> None:
         super().__init__()
-        self.items = items
-        self.length = length_of(items)
-        self.open = True  # until the iterator has ended
+        self.items: AsyncIterable[T] = items
+        self.length: int | None = length_of(items)
+        self.open: bool = True  # until the iterator has ended
         self.reading: trio.CancelScope | None = None  # around the iterator, while its next item is awaited
-        self.reader = trio.lowlevel.ParkingLot()  # where the task that reads waits for room
+        self.reader: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()  # where the task that reads waits for room
 
     def is_full(self) -> bool:
         """Whether to read no further, though a worker may be free: never, where the workers are the only limit."""

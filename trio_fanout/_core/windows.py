@@ -33,7 +33,7 @@ class Window:
     def __init__(self, tokens: Tokens, buffer: float | None) -> None:
         self._tokens = tokens
         self._buffer = buffer
-        self.outstanding = 0  # items that were taken and not yet handed over
+        self.outstanding: int = 0  # items that were taken and not yet handed over
 
     def available(self) -> float:
         """How many more items may be outstanding."""
