@@ -102,3 +102,14 @@ async def test_a_raised_limit_starts_as_many_more(autojump_clock):
             await trio.sleep(1)
             assert (seen.living, limiter.borrowed_tokens) == (1, 1)
     assert seen.total == 6
+
+
+@OWNED
+async def test_jobs_that_come_while_all_are_at_work_wait(shared, autojump_clock):
+    with started() as seen:
+        async with fanout.open_group(limit=limit_of(2, shared)) as group:
+            for _ in range(3):
+                for _ in range(2):
+                    group.start_soon(trio.sleep, 1)
+                await trio.sleep(0.1)
+    assert seen.most == seen.total == 2
