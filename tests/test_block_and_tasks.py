@@ -58,3 +58,16 @@ async def test_a_cancelled_block_with_jobs_asleep_leaves_no_cycle(autojump_clock
                 await trio.sleep_forever()
 
     await check_no_cycles(once)
+
+
+def test_a_block_that_cancels_its_own_group_ends_without_an_exception():
+    """In a run of its own, as pytest-trio takes a `Cancelled` that leaves a test for its end."""
+
+    async def main():
+        async with fanout.open_group() as group:
+            group.start_soon(trio.sleep_forever)
+            group.cancel_scope.cancel()
+            await trio.sleep_forever()
+        return "went on"
+
+    assert trio.run(main) == "went on"
