@@ -35,10 +35,14 @@ What several modules need is in helpers.py, or a fixture here; what the models h
 no annotations, but for the fields of dataclasses: type checkers read tests/typing only.
 """
 
+import functools
+import inspect
+import math
 import os
 import signal
 
 import pytest
+import trio
 from hypothesis import settings
 
 from helpers import AsyncCountingSource, CountingSource, aiter_of
@@ -84,3 +88,27 @@ def shared(request):
 @pytest.fixture(params=[True, False], ids=["ordered", "unordered"])
 def ordered(request):
     return request.param
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = not_left_by_a_cancellation(item.obj)
+
+
+def not_left_by_a_cancellation(test):
+    """`test`, which fails if it is left by a `Cancelled` that no scope around it asked for.
+
+    To pytest-trio that is a pass, and what the test had still to check is not checked.
+    """
+
+    @functools.wraps(test)
+    async def checked(*args, **kwargs):
+        try:
+            await test(*args, **kwargs)
+        except trio.Cancelled as exc:
+            if trio.current_effective_deadline() == -math.inf:
+                raise
+            raise AssertionError("a Cancelled has left the test") from exc
+
+    return checked
