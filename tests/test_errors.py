@@ -656,7 +656,7 @@ def test_kinds_go_by_type_where_there_is_no_traceback():
 
 
 def unpickled_from(error):
-    """A copy without tracebacks; tblib, which trio-parallel brings, teaches pickle to keep them, once it is imported."""
+    """A copy without tracebacks; tblib, which trio-parallel brings, teaches pickle to keep them once it is imported."""
     copy = pickle.loads(pickle.dumps(error))
     waiting = [copy]
     while waiting:
