@@ -306,6 +306,9 @@ async def test_an_instrument_may_set_a_variable_at_each_step_of_a_task() -> None
             async with fanout.open_group(limit=limit) as group:
                 handles = [group.start_soon(fn, x) for x in range(10)]
             assert [handle.value for handle in handles] == list(range(10))
-            assert await fanout.run_graph({"a": fanout.Step(fn), "b": fanout.Step(fn, needs=("a",))}) == {"a": 0, "b": 0}
+            assert await fanout.run_graph({"a": fanout.Step(fn), "b": fanout.Step(fn, needs=("a",))}) == {
+                "a": 0,
+                "b": 0,
+            }
     finally:
         trio.lowlevel.remove_instrument(tracer)

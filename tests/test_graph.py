@@ -836,4 +836,7 @@ async def test_steps_are_known_by_the_names_that_the_mapping_shows() -> None:
 
     with pytest.raises(ValueError, match="step 'b' needs step 'A', which is not there"):
         await fanout.run_graph(Folding(a=fanout.Step(one), b=fanout.Step(increment, needs=("A",))))
-    assert await fanout.run_graph(Folding(a=fanout.Step(one), b=fanout.Step(increment, needs=("a",)))) == {"a": 1, "b": 2}
+    assert await fanout.run_graph(Folding(a=fanout.Step(one), b=fanout.Step(increment, needs=("a",)))) == {
+        "a": 1,
+        "b": 2,
+    }

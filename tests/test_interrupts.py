@@ -162,7 +162,9 @@ SHARED = pytest.mark.parametrize("shared", [False, True])
 @SHARED
 def test_map(shared: bool, make: Any, fn: Any) -> None:
     async def main(left: Left) -> None:
-        await fanout.map(fn, make(5), limit=left.limiter(2) if shared else 2, item_timeout=10 if make is plain else None)
+        await fanout.map(
+            fn, make(5), limit=left.limiter(2) if shared else 2, item_timeout=10 if make is plain else None
+        )
 
     interrupt_everywhere(main)
 
@@ -198,7 +200,9 @@ def test_a_run_in_an_item_of_a_run() -> None:
 def test_a_stream(ordered: bool, make: Any, fn: Any) -> None:
     async def main(left: Left) -> None:
         limit: Any = left.limiter(2) if ordered else 2
-        async with fanout.stream(fn, make(5), limit=limit, ordered=ordered, buffer=0 if ordered else math.inf) as results:
+        async with fanout.stream(
+            fn, make(5), limit=limit, ordered=ordered, buffer=0 if ordered else math.inf
+        ) as results:
             left.limiters.append(results.limiter)
             async for _ in results:
                 pass

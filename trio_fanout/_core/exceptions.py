@@ -47,7 +47,9 @@ def split_cancelled(exc: BaseException) -> tuple[BaseException | None, BaseExcep
 
 def _plain(exc: BaseExceptionGroup[BaseException]) -> BaseExceptionGroup[BaseException]:
     """A group of Python's own class with the same members."""
-    return BaseExceptionGroup(exc.message, [_plain(member) if is_group(member) else member for member in exc.exceptions])
+    return BaseExceptionGroup(
+        exc.message, [_plain(member) if is_group(member) else member for member in exc.exceptions]
+    )
 
 
 def first_leaf(exc: BaseException) -> BaseException:
