@@ -202,7 +202,7 @@ def check_error(plan: Plan, expected: Result, error: Any) -> None:
         first = expected.raised
         assert type(error) is kinds[first]
         others = [index for index in kinds if index != first]
-        notes = [f"item {first}", *(line_of(index, kinds[index]) for index in others[:10])]
+        notes = [f"item {first}", *(line_of(plan, index, kinds[index]) for index in others[:10])]
         assert notes_of(error) == notes + ([f"and {len(others) - 10} more"] if len(others) > 10 else [])
     else:
         assert type(error) is fanout.FanOutError
@@ -212,8 +212,9 @@ def check_error(plan: Plan, expected: Result, error: Any) -> None:
         assert error.total == len(expected.began)
 
 
-def line_of(index: int, kind: type[Exception]) -> str:
-    return f"item {index} also failed: {kind.__name__}" + (f": {index}" if kind is not trio.TooSlowError else "")
+def line_of(plan: Plan, index: int, kind: type[Exception]) -> str:
+    text = f"took longer than item_timeout={plan.item_timeout}" if kind is trio.TooSlowError else index
+    return f"item {index} also failed: {kind.__name__}: {text}"
 
 
 def check_chain(expected: Result, error: BaseException | None) -> None:
