@@ -328,8 +328,9 @@ def pytest_addoption(parser):
     group.addoption("--workers", type=int, default=os.cpu_count(), help="mutants at once")
     group.addoption("--budget", type=float, default=30, help="seconds of tests for each mutant")
     group.addoption("--known", action="store_true", help="use the map of lines to tests of the last time")
-    group.addoption("--only", default="", help="only mutants whose description has this in it")
-    group.addoption("--every", type=int, default=1, help="only one mutant of so many")
+    group.addoption(
+        "--among", type=Path, help="only mutants that this file names, such as the output of an earlier run"
+    )
 
 
 def pytest_collection_modifyitems(items):
@@ -353,11 +354,12 @@ def pytest_runtestloop(session):
     if known["bad"]:
         print("these fail without any change, and are left out:", *known["bad"], sep="\n  ", flush=True)
     judged = tomllib.loads(JUDGED.read_text()) if JUDGED.exists() else {}
+    among = option.among.read_text() if option.among else None
     outcomes = collections.Counter()
     survivors = []
     for path in option.mutate.split(","):
         tree = ast.parse((PACKAGE / path).read_text())
-        waiting = [mutant for mutant in mutants_of(path, tree) if option.only in mutant.describe()][:: option.every]
+        waiting = [mutant for mutant in mutants_of(path, tree) if among is None or mutant.describe() in among]
         running = {}
         of_file = collections.Counter()
         while waiting or running:

@@ -305,3 +305,33 @@ async def test_an_instrument_may_set_a_variable_at_each_step_of_a_task():
             }
     finally:
         trio.lowlevel.remove_instrument(tracer)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_jobs_keep_contexts_of_their_own_when_the_limit_changes(shared, autojump_clock):
+    seen = []
+
+    async def job(n):
+        seen.append(var.get() == n)
+        await trio.sleep(1)
+
+    async with fanout.open_group(limit=limit_of(2, shared)) as group:
+        for total in (4, 1, 3):
+            for n in range(12):
+                var.set(n)
+                group.start_soon(job, n)
+            await trio.sleep(0.5)
+            group.limiter.total_tokens = total  # and nothing else tells the workers
+            await trio.sleep(20)
+    assert seen == [True] * 36
+
+
+def test_where_the_caller_has_set_nothing_an_item_is_isolated_too():
+    seen = []
+
+    async def mark(n):
+        seen.append(var.get(None))
+        var.set(n)
+
+    contextvars.Context().run(trio.run, lambda: fanout.do(mark, range(5), limit=1))
+    assert seen == [None] * 5

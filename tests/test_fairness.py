@@ -4,6 +4,8 @@ Items here take real time by a busy loop. What is counted is turns of the event 
 takes its milliseconds at least, so that these bounds hold on a slow machine too.
 """
 
+import contextlib
+
 import pytest
 import trio
 
@@ -167,3 +169,22 @@ async def test_a_shared_limiter_is_handed_on_by_items_that_never_wait():
         await fanout.do(fn, range(100), limit=limiter)
         nursery.cancel_scope.cancel()
     assert turns >= 3
+
+
+async def test_an_async_source_that_never_waits_lets_other_tasks_in():
+    """Also where there is room for all of its items."""
+    ticker = Ticker()
+
+    async def source():
+        for x in range(60):
+            ticker.items += 1
+            busy(0.002)
+            yield x
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        await trio.lowlevel.checkpoint()
+        async with contextlib.aclosing(source()) as items:
+            await fanout.do(trio.sleep, items, limit=1000)
+        nursery.cancel_scope.cancel()
+    assert ticker.most <= 25

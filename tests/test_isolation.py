@@ -382,3 +382,17 @@ async def test_a_cancellation_that_is_shielded_away_before_the_end_is_an_error(a
         outer.deadline = 1
         with pytest.raises(RuntimeError, match="shielded away"):
             await fanout.map(work, range(3))
+
+
+async def test_a_cancellation_from_inside_is_an_error_also_where_all_items_are_taken(autojump_clock):
+    """No list is ever short."""
+
+    async def cancel_late(n):
+        if n == 0:
+            await trio.sleep(1)
+            trio.lowlevel.current_task().parent_nursery.cancel_scope.cancel()
+            await trio.sleep(1)
+        return n
+
+    with pytest.raises(RuntimeError, match=r"^items were cancelled from inside of this call"):
+        await fanout.map(cancel_late, range(3), limit=2)

@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, POLICIES, FrozenError, Gauge, aiter_of, fail_when_cancelled, notes_of
+from helpers import ALL_POLICIES, POLICIES, FrozenError, Gauge, aiter_of, double, fail_when_cancelled, notes_of
 
 
 async def quick_aiter_of(items):
@@ -821,3 +821,14 @@ async def test_a_subclass_of_a_policy_is_that_policy(cls):
         except (ValueError, fanout.FanOutError) as exc:
             seen.append(type(exc))
     assert seen[0] == seen[1]
+
+
+async def test_first_success_of_no_items_says_what_it_takes():
+    with pytest.raises(ValueError, match=r"^FirstSuccess\(\) takes at least one item, got none"):
+        await fanout.map(double, [], policy=fanout.FirstSuccess())
+
+
+@pytest.mark.parametrize("policy", ALL_POLICIES)
+async def test_a_subclass_of_a_policy_does_as_that_does(policy):
+    mine = type("Mine", (type(policy),), {})()
+    assert await fanout.map(double, [1], policy=mine) == await fanout.map(double, [1], policy=policy)

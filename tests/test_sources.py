@@ -1,5 +1,6 @@
 """Where items come from: sources that raise, that are closed, that hold scopes open, and that are not ours to close."""
 
+import contextlib
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -649,3 +650,31 @@ async def test_a_queue_whose_length_is_what_waits_in_it_limits_nothing(autojump_
 
     assert await fanout.map(fn, Queue([1, 2, 3, 4])) == [1, 2, 3, 4]
     assert gauge.peak == 4
+
+
+async def test_a_scope_of_the_source_that_times_out_while_there_is_no_room_is_the_source_s_own(autojump_clock):
+    async def source():
+        with trio.move_on_after(1):
+            for n in (5, 5, 5):
+                yield n
+            await trio.sleep_forever()
+        yield 7
+
+    async def sleep(seconds):
+        await trio.sleep(seconds)
+        return seconds
+
+    async with contextlib.aclosing(source()) as items:
+        assert await fanout.map(sleep, items, limit=1) == [5, 5, 5, 7]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_source_may_stop_its_own_stream(ordered, autojump_clock):
+    def source():
+        for n in range(5):
+            if n == 2:
+                results.stop()
+            yield n
+
+    async with fanout.stream(double, source(), limit=1, ordered=ordered) as results:
+        assert [value async for _, _, value in results] == [0, 2]
