@@ -622,6 +622,9 @@ async def fail_async(x):
 """
 
 
+BESIDE = Path(fanout.__file__).parent.parent / "trio_fanout_of_mine.py"
+
+
 @pytest.mark.parametrize(
     ("filename", "kinds"),
     [
@@ -631,7 +634,10 @@ async def fail_async(x):
         (Path(sysconfig.get_path("stdlib"), "lib.py"), 1),
         (Path(fanout.__file__).parent / "lib.py", 1),
         ("<frozen lib>", 1),
-        (Path(fanout.__file__).parent.parent / "trio_fanout_of_mine.py", 2),
+        (
+            BESIDE,
+            1 if "site-packages" in BESIDE.parts else 2,
+        ),  # where the package is installed, so is what is beside it
         (Path("my-site-packages", "lib.py"), 2),
         ("<string>", 2),
     ],

@@ -20,12 +20,13 @@ from trio.testing import MockClock
 
 import trio_fanout as fanout
 
-# Interrupted between making a coroutine and awaiting it, any program leaves one that was never awaited.
+# Interrupted between making a coroutine and awaiting it, any program leaves one that was never awaited, and an async
+# generator that Trio has to close, if it was one that closes it.
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*was never awaited:pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:.*coroutine object:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:.*(coroutine|async_generator) object:pytest.PytestUnraisableExceptionWarning"),
 ]
 
 PACKAGE = str(Path(fanout.__file__).parent)
