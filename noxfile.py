@@ -43,7 +43,7 @@ PARALLEL = [
 @nox.session(venv_backend="none")
 def plan(session: nox.Session) -> None:
     """What a plain `nox` does, and how long it takes."""
-    session.log("Style, types, then the tests (but the slowest) with coverage: about 2 minutes on two CPUs.")
+    session.log("Style, types, then the tests (but the slowest) with coverage: two to three minutes on two idle CPUs.")
     session.log("`nox -t full` runs what is left.")
 
 
