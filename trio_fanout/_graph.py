@@ -199,8 +199,7 @@ class _Graph:
         self._ledger = ledger
         place = {name: index for index, name in enumerate(names)}
         self._steps = [
-            (_task_name(name), step.fn, tuple(map(place.__getitem__, step.needs)), step.settled)
-            for name, step in steps.items()
+            (name, step.fn, tuple(map(place.__getitem__, step.needs)), step.settled) for name, step in steps.items()
         ]
         self._sorter = self._sort()
         self._needed = {need for _, _, needs, _ in self._steps for need in needs}
@@ -255,7 +254,9 @@ class _Graph:
         index = heappop(self._ready)
         self.started.append(index)
         name, fn, needs, settled = self._steps[index]
-        trio.lowlevel.current_task().name = name
+        # A plain name is shown as it is; another one might raise for it.
+        shown = name if type(name) in (str, int) else safe_repr(name)
+        trio.lowlevel.current_task().name = f"run_graph({shown})"
         if not needs:
             return fn()
         results, failures = self._ledger.results, self._ledger.failures
@@ -323,7 +324,3 @@ class _Graph:
         failures[index] = DependencyFailed(self._ledger.name(index), self._ledger.name(failed))
         failures[index].__cause__ = failures[failed]
         return True
-
-
-def _task_name(name: object) -> str:
-    return f"run_graph({name if type(name) in (str, int) else safe_repr(name)})"
