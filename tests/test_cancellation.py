@@ -3,6 +3,7 @@
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import trio
@@ -406,6 +407,21 @@ def test_sigint_in_an_item_propagates_unwrapped(policy, make):
 
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
+
+
+def test_sigint_interrupts_an_item_that_computes(make):
+    """It comes out right there, and not at the next checkpoint of the main task."""
+    reached = []
+
+    async def fn(x):
+        signal.raise_signal(signal.SIGINT)
+        reached.append(x)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(partial(fanout.map, fn, make([1, 2])))
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(partial(fanout.map, fn, make([1, 2]), limit=1, item_timeout=5))
+    assert reached == []
 
 
 @POLICIES
