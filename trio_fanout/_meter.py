@@ -10,7 +10,7 @@ import attrs
 import trio
 from trio.lowlevel import current_clock, current_task
 
-from ._adapters import is_async, named_like
+from ._adapters import close_if_coroutine, is_async, named_like
 from ._core.arguments import check_awaitable, check_function, describe, name_of
 from ._core.exceptions import is_cancelled
 
@@ -227,8 +227,7 @@ def _check_on_end(on_end: object) -> None:
     """Raise `TypeError` unless `on_end` is None or can be called and is not async."""
     if on_end is None or (callable(on_end) and not is_async(on_end)):
         return
-    if inspect.iscoroutine(on_end):
-        on_end.close()  # or Python would warn that it was never awaited
+    close_if_coroutine(on_end)
     what = f"the async function {name_of(on_end)}" if callable(on_end) else describe(on_end)
     msg = f"on_end must be None or a function that is not async, got {what}"
     raise TypeError(msg)

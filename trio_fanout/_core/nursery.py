@@ -52,7 +52,7 @@ class SingleExceptionNursery:
 
     def cancel(self, reason: str) -> None:
         """Cancel the block and all tasks, if the nursery is open."""
-        # Asked first, as each task that is cancelled comes here, and Trio's `cancel` asks for the `repr` of the caller.
+        # Asked first, as many failures at once come here, and Trio's `cancel` asks for the `repr` of the caller.
         if self.cancel_scope is not None and not self.cancel_scope.cancel_called:
             self.cancel_scope.cancel(reason)
 
