@@ -31,7 +31,7 @@ DOCS = nox.project.dependency_groups(PROJECT, "docs")
 WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
 
 EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
-QUICK = "not dask and not slow"  # where another session runs the rest on the same Python
+QUICK = "not dask and not slow"  # the rest runs once, on the newest Python
 PARALLEL = [
     "-n",
     "auto",
@@ -54,7 +54,7 @@ def plan_full(session: nox.Session) -> None:
     session.log("Dask, the documentation, the benchmarks: about 12 minutes on two CPUs.")
 
 
-# The Python that runs nox has all of the suite in `wheel`.
+# The Python that runs nox has the suite in `coverage` and in `wheel`.
 @nox.session
 @nox.parametrize("python", [nox.param(python, tags=[] if python == HERE else ["full"]) for python in PYTHONS])
 def tests(session: nox.Session) -> None:
@@ -187,4 +187,4 @@ def wheel(session: nox.Session) -> None:
 
     # The suite that was published, against the wheel that was published.
     session.run(python, "-m", "pip", "install", "--quiet", f"{built}[{EXTRAS}]", *TESTS, external=True)
-    session.run(python, "-m", "pytest", *PARALLEL, "-m", "not dask", *session.posargs, external=True)
+    session.run(python, "-m", "pytest", *PARALLEL, "-m", QUICK, *session.posargs, external=True)

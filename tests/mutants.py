@@ -328,8 +328,9 @@ def pytest_addoption(parser):
     group.addoption("--workers", type=int, default=os.cpu_count(), help="mutants at once")
     group.addoption("--budget", type=float, default=30, help="seconds of tests for each mutant")
     group.addoption("--known", action="store_true", help="use the map of lines to tests of the last time")
+    # Written with `=`: pytest takes other words that are paths into account as it looks for its configuration.
     group.addoption(
-        "--among", type=Path, help="only mutants that this file names, such as the output of an earlier run"
+        "--among", type=Path, help="only mutants that this file names, as the output of an earlier run does"
     )
 
 

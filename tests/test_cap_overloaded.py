@@ -1,5 +1,6 @@
 """`cap` with `overloaded`: how the cap follows what a server takes, and how long it is left alone."""
 
+import contextlib
 import functools
 import math
 from collections import Counter
@@ -371,6 +372,70 @@ async def test_gate_that_closes_as_tokens_are_given_keeps_the_order(autojump_clo
         assert sorted(starts) == list(zip(items, times, strict=False))
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_gate_that_closes_before_any_that_has_a_token_could_run(autojump_clock, cancelled):
+    """The first fails without a checkpoint, after it has handed on the other tokens. The line is as it was."""
+    for _ in range(20):  # as Trio runs tasks in any order
+        limiter = trio.CapacityLimiter(3)
+        starts = []
+        begin = trio.current_time()
+
+        async def work(item, starts=starts, begin=begin):
+            starts.append((item, trio.current_time() - begin))
+            if item in {0, 3}:
+                raise BusyError(5)
+            await trio.sleep(1)
+
+        fn = make(limiter, work)
+        scopes = [trio.CancelScope() for _ in range(5)]
+
+        async def call(item, fn=fn, scopes=scopes):
+            with scopes[item], contextlib.suppress(BusyError):
+                await fn(item)
+
+        async def give(tokens, items, limiter=limiter, call=call):
+            """Let them have so many tokens at once, after they have stood in line."""
+            for other in range(tokens):
+                limiter.acquire_on_behalf_of_nowait(other)
+            for item in items:
+                nursery.start_soon(call, item)
+                await wait_all_tasks_blocked()
+            for other in range(tokens):
+                limiter.release_on_behalf_of(other)
+
+        with nothing_left(limiter):
+            async with trio.open_nursery() as nursery:
+                await give(3, [0, 1, 2])
+                if cancelled:
+                    scopes[2].deadline = begin + 5
+                await trio.sleep(7)
+                await give(2, [3, 4])
+        expected = [(0, 0), (1, 5), (2, 5), (3, 7), (4, 12)]
+        assert starts == [start for start in expected if not cancelled or start[0] != 2]
+
+
+async def test_tokens_that_come_at_once_are_handed_on_at_once(autojump_clock):
+    """By whoever has the first of them: that is a few turns of Trio's loop, and not one for each."""
+    limiter = trio.CapacityLimiter(10)
+    server = Server()
+    fn = make(limiter, server)
+    for other in range(10):
+        limiter.acquire_on_behalf_of_nowait(other)
+    async with trio.open_nursery() as nursery:
+        for item in range(20):
+            nursery.start_soon(fn, item)
+            await wait_all_tasks_blocked()
+        limiter.release_on_behalf_of(0)
+        await wait_all_tasks_blocked()
+        for other in range(1, 10):
+            limiter.release_on_behalf_of(other)
+        turns = 0
+        while len(server.starts) < 10:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+    assert turns <= 4
+
+
 async def test_gate_that_closes_as_calls_arrive_is_seen_by_all_of_them(autojump_clock):
     for _ in range(40):  # as Trio runs tasks in any order
         limiter = trio.CapacityLimiter(10)
@@ -429,6 +494,27 @@ async def test_waiting_at_the_gate_is_no_waiting_for_a_token(autojump_clock):
     await several(fn, 7)
     await several(fn, 8)
     assert server.waves(since=1) == {5.5: 7, 6.5: 7, 7.5: 1}
+
+
+async def test_last_token_that_is_there_as_the_gate_opens_is_not_waited_for(autojump_clock):
+    server = Server()
+    fn = make(100, server)
+    await refused(fn, 1, 5)  # down to one
+    await fn()
+    await several(fn, 2)
+    assert server.waves(since=1) == {6: 1, 7: 1, 8: 1}
+
+
+async def test_single_call_that_goes_on_waiting_after_a_cut_counts(autojump_clock):
+    server = Server()
+    fn = make(2, server)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refused, fn, 0.5)
+        nursery.start_soon(fn)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(fn)  # after the cut, this is the only one, and so may grow it again
+    await several(fn, 2)
+    assert server.waves() == {0: 2, 1: 1, 2: 2}
 
 
 async def test_gate_that_moves_wakes_no_crowd(autojump_clock):
@@ -712,7 +798,7 @@ async def test_answer_of_another_kind_is_a_type_error(autojump_clock, bad):
     error = ValueError("item")
     with (
         nothing_left(limiter),
-        pytest.raises(TypeError, match="overloaded must return a bool, a number of seconds or None, got") as caught,
+        pytest.raises(TypeError, match=r"^overloaded must return a bool, a number of seconds or None, got") as caught,
     ):
         await cap(Server(), limiter, overloaded=lambda exc: bad)("x", 1, error)
     assert caught.value.__context__ is error
@@ -725,9 +811,9 @@ async def test_answer_that_is_a_coroutine_is_a_type_error(autojump_clock):
     async def answer(exc):
         """Never run."""
 
-    with pytest.raises(TypeError, match="overloaded must be a function that is not async, but answer is"):
+    with pytest.raises(TypeError, match=r"^overloaded must be a function that is not async, but answer is"):
         cap(Server(), 3, overloaded=answer)
-    with pytest.raises(TypeError, match=r"overloaded must return a bool, .* got a coroutine"):
+    with pytest.raises(TypeError, match=r"^overloaded must return a bool, .* got a coroutine"):
         fn = cap(Server(), 3, overloaded=lambda exc: answer(exc))  # noqa: PLW0108 (not seen to be async)
         await fn("x", 1, ValueError())
 

@@ -145,6 +145,8 @@ def test_message_goes_by_exact_type():
         (" " * 9000 + "late", "late"),
         ("early" + "\n" * 9000, "early"),
         ("early" + "\n" * 9000 + "late", "early…"),
+        ("early" + "\n" * 794 + "x", "early x"),  # up to here it is looked at
+        ("early" + "\n" * 795 + "x", "early…"),
         ("word " * 16, "word " * 15 + "word"),
         ("\n", ""),
     ],
@@ -373,10 +375,11 @@ async def test_an_object_that_two_items_raise_has_both_notes():
     assert notes_of(shared) == ["item 0", "item 2"]
 
 
-async def test_an_object_that_many_items_raise_has_ten_notes_and_a_count():
+@pytest.mark.parametrize(("times", "more"), [(10, []), (11, ["and 1 more"]), (1000, ["and 990 more"])])
+async def test_an_object_that_many_items_raise_has_ten_notes_and_a_count(times, more):
     shared = ValueError()
-    await failures_of(raise_it, [shared] * 1000)
-    assert notes_of(shared) == [*(f"item {x}" for x in range(10)), "and 990 more"]
+    await failures_of(raise_it, [shared] * times)
+    assert notes_of(shared) == [*(f"item {x}" for x in range(10)), *more]
 
 
 @DO_POLICIES
@@ -441,6 +444,8 @@ class Nameless:
 def test_texts_take_names_that_cannot_be_shown():
     error = fanout.FanOutError({Nameless(): ValueError(), "x" * 100: ValueError()}, {}, 2)
     assert error.message == f"2 of 2 items failed: <Nameless repr() failed>, '{'x' * 78}…; first: ValueError"
+    error = fanout.FanOutError({"y" * 78: ValueError()}, {}, 1)
+    assert error.message == f"1 of 1 items failed: '{'y' * 78}'; first: ValueError"  # just short enough
     assert str(fanout.DependencyFailed(Nameless(), "a")) == (
         "step <Nameless repr() failed> was not run, because 'a' failed"
     )

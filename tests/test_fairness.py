@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import busy, limit_of
+from helpers import busy, double, limit_of
 
 
 class Ticker:
@@ -169,6 +169,26 @@ async def test_a_shared_limiter_is_handed_on_by_items_that_never_wait():
         await fanout.do(fn, range(100), limit=limiter)
         nursery.cancel_scope.cancel()
     assert turns >= 3
+
+
+async def test_an_async_source_that_never_waits_gives_many_items_in_one_turn():
+    """The loop has its turn when it is time, and not after each item: that would be two turns for each."""
+    ticker = Ticker()
+
+    async def source():
+        for x in range(1000):
+            yield x
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        await trio.lowlevel.checkpoint()
+        async with (
+            contextlib.aclosing(source()) as items,
+            fanout.stream(double, items, limit=2000, buffer=2000) as results,
+        ):
+            assert [result.value async for result in results] == [2 * x for x in range(1000)]
+        nursery.cancel_scope.cancel()
+    assert ticker.turns <= 500
 
 
 async def test_an_async_source_that_never_waits_lets_other_tasks_in():

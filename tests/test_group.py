@@ -821,6 +821,21 @@ async def test_a_group_keeps_neither_arguments_nor_values_nor_contexts_of_finish
         assert things.alive == 0
 
 
+async def test_a_group_keeps_no_arguments_of_jobs_that_never_started():
+    things = Things()
+
+    async def job(thing):
+        await trio.sleep_forever()
+
+    async with fanout.open_group(limit=3) as group:
+        for _ in range(10):
+            group.start_soon(job, things.make())
+        await wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert group.statistics() == fanout.GroupStatistics(queued=0, running=0)
+    assert things.alive == 0
+
+
 async def test_a_kept_handle_keeps_the_value_and_not_the_arguments():
     things = Things()
 

@@ -138,10 +138,23 @@ async def test_an_item_that_is_cancelled_by_the_scope_it_left_open_fails_and_say
         await fanout.map(work, range(4), limit=1, policy=fanout.Collect(), item_timeout=seconds)
     (failure,) = info.value.exceptions
     assert type(failure) is RuntimeError
-    assert "a cancel scope that this item left open" in str(failure)
+    assert str(failure) == (
+        "cancelled by a cancel scope that this item left open; loop over async generators in `aclosing`"
+    )
     assert notes_of(failure) == ["item 1"]
     assert info.value.results == {0: 0, 2: 2, 3: 3}
     assert trio.current_time() == 3 + 1 + 3 + 3
+
+
+async def test_so_it_ends_the_run_as_any_failure_does(autojump_clock):
+    async def work(n):
+        if n == 1:
+            open_scope("deadline")
+        await trio.sleep(100)
+
+    with pytest.raises(RuntimeError, match="that this item left open"):
+        await fanout.map(work, range(3))
+    assert trio.current_time() == 1
 
 
 async def test_of_a_group_with_such_a_cancellation_the_rest_is_the_failure(autojump_clock):
@@ -307,6 +320,30 @@ async def test_the_tasks_of_a_nursery_left_open_are_waited_for(autojump_clock):
     with pytest.raises(RuntimeError, match="item 0"):
         await fanout.map(work, [0])
     assert ended == [6]
+    assert trio.current_time() < 6.002
+
+
+async def test_the_tasks_of_a_nursery_left_open_under_a_shield_are_cancelled(autojump_clock):
+    reasons = []
+
+    async def task():
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            reasons.append(cancelled.reason)
+            raise
+
+    async def work(n):
+        if n == 0:
+            open_scope("shield")
+            (await trio.open_nursery().__aenter__()).start_soon(task)
+            await trio.sleep(1)
+        else:
+            await task()
+
+    with pytest.raises(RuntimeError, match="item 0"):
+        await fanout.map(work, range(2))
+    assert sorted(reasons) == ["an item left a nursery open", "its block was left without closing it"]
 
 
 async def test_where_trio_does_not_show_its_scopes_nothing_is_noticed(autojump_clock, monkeypatch):

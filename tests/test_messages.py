@@ -15,13 +15,17 @@ from helpers import double
         (lambda: fanout.cap(double, 0), "limit must be an int of 1 or more, math.inf or a trio.CapacityLimiter, got 0"),
         (
             lambda: fanout.cap(double, trio.CapacityLimiter(1), key=str),
-            "limit must be an int of 1 or more or math.inf where there is a key, got a CapacityLimiter",
+            (
+                "limit must be an int of 1 or more or math.inf where there is a key, got a CapacityLimiter: "
+                "each key has a limit of its own"
+            ),
         ),
         (lambda: fanout.Meter(on_end=3), "on_end must be None or a function that is not async, got 3"),
         (
             lambda: fanout.stream(double, [], buffer=-1),
             "buffer must be an int of 0 or more, math.inf or None, got -1",
         ),
+        (lambda: fanout.stream(double, 3), "items must be an iterable or an async iterable, got 3"),
     ],
 )
 async def test_at_its_beginning(call, says):

@@ -559,25 +559,27 @@ async def generator(end):
 
 @pytest.mark.parametrize("on_end", [double, AsyncCallable(), generator, functools.partial(double)])
 def test_on_end_that_is_async_is_a_type_error_at_once(on_end):
-    with pytest.raises(TypeError, match=r"on_end must be None or a function that is not async, got the async function"):
+    with pytest.raises(
+        TypeError, match=r"^on_end must be None or a function that is not async, got the async function"
+    ):
         Meter(on_end=on_end)
 
 
 @pytest.mark.parametrize("on_end", [3, "f", []])
 def test_on_end_that_cannot_be_called_is_a_type_error_at_once(on_end):
-    with pytest.raises(TypeError, match=r"on_end must be None or a function that is not async, got (3|a str|a list)$"):
+    with pytest.raises(TypeError, match=r"^on_end must be None or a function that is not async, got (3|a str|a list)$"):
         Meter(on_end=on_end)
 
 
 async def test_on_end_that_is_a_coroutine_object_is_closed():
-    with pytest.raises(TypeError, match="on_end must be None or a function that is not async, got a coroutine"):
+    with pytest.raises(TypeError, match=r"^on_end must be None or a function that is not async, got a coroutine"):
         Meter(on_end=double(3))
 
 
 async def test_on_end_that_turns_out_to_be_async_is_a_type_error():
     """And Python does not warn that a coroutine was never awaited."""
     meter = Meter(on_end=lambda end: double(end.args))
-    with pytest.raises(TypeError, match="on_end must be a function that is not async, got a coroutine from it"):
+    with pytest.raises(TypeError, match=r"^on_end must be a function that is not async, got a coroutine from it"):
         await meter.wrap(fail_not)()
     with pytest.raises(TypeError) as caught:
         await meter.wrap(fail)(ValueError("own"))

@@ -324,6 +324,16 @@ def test_chain_lets_no_loop_arise():
     assert cleanup.__context__.__context__ is None
 
 
+def test_chain_cuts_all_links_that_would_close_a_loop():
+    """One is behind another that is left alone: a cause that someone has set."""
+    error, earlier, between = ValueError("error"), KeyError("earlier"), OSError("between")
+    earlier.__context__, between.__context__ = between, error
+    earlier.__cause__ = error
+    chain(error, earlier)
+    assert between.__context__ is None
+    assert earlier.__cause__ is error
+
+
 def test_chain_ends_where_exceptions_form_a_loop_already():
     one, other, error = OSError(), KeyError(), ValueError()
     one.__context__, other.__context__ = other, one

@@ -50,6 +50,24 @@ async def test_of_an_item(items, policy, reason, autojump_clock):
     assert item.reason == reason
 
 
+async def test_of_a_source_that_is_stopped(autojump_clock):
+    reasons = []
+
+    async def source():
+        yield "succeed"
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            reasons.append(cancelled.reason)
+            raise
+
+    async with fanout.stream(Item(), source()) as results:
+        await results.receive()
+        results.stop()
+        assert [result async for result in results] == []
+    assert reasons == ["no more items are started"]
+
+
 async def test_of_a_job_beside_a_block_that_raises(autojump_clock):
     item = Item()
     with pytest.raises(LookupError):

@@ -422,6 +422,24 @@ async def test_stop_while_the_async_source_waits(times):
             assert left == ["source"]
 
 
+async def test_stop_closes_an_async_source_at_once_though_items_run_on(autojump_clock):
+    closed = []
+
+    async def source():
+        try:
+            while True:
+                yield 5
+        finally:
+            closed.append(trio.current_time())
+
+    async with fanout.stream(sleep_and_return, source(), limit=1) as results:
+        await trio.sleep(1)  # the reader waits until the worker is free
+        results.stop()
+        assert await rest_of(results) == [(0, 5, 5)]
+    assert closed == [1]
+    assert trio.current_time() == 5
+
+
 async def test_stop_while_the_reader_waits_and_the_source_too():
     async with (
         fanout.stream(double, trio.testing.memory_stream_pair()[0]) as results,

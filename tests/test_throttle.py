@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 import threading
 import weakref
 from fractions import Fraction
@@ -316,14 +317,14 @@ async def test_function_that_is_not_async_is_wrong_use(autojump_clock):
 @pytest.mark.parametrize("argument", ["rate", "per"])
 @pytest.mark.parametrize("bad", [0, -1, 0.0, -0.5, math.inf, -math.inf, math.nan, 10**400])
 def test_bad_rate_and_per_are_value_errors(argument, bad):
-    with pytest.raises(ValueError, match=f"{argument} must be a finite number above 0"):
+    with pytest.raises(ValueError, match=f"^{argument} must be a finite number above 0"):
         throttle(Starts(), **{"rate": 1, argument: bad})
 
 
 @pytest.mark.parametrize("argument", ["rate", "per"])
 @pytest.mark.parametrize("bad", [None, "1", True, 1j, Fraction(1, 2)])
 def test_rate_and_per_of_another_type_are_type_errors(argument, bad):
-    with pytest.raises(TypeError, match=f"{argument} must be a finite number above 0"):
+    with pytest.raises(TypeError, match=f"^{argument} must be a finite number above 0"):
         throttle(Starts(), **{"rate": 1, argument: bad})
 
 
@@ -331,7 +332,7 @@ def test_rate_and_per_of_another_type_are_type_errors(argument, bad):
     ("bad", "error"), [(0, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError), (math.inf, TypeError)]
 )
 def test_bad_burst(bad, error):
-    with pytest.raises(error, match="burst must be an int of 1 or more"):
+    with pytest.raises(error, match=r"^burst must be an int of 1 or more"):
         throttle(Starts(), 1, burst=bad)
 
 
@@ -428,7 +429,7 @@ async def test_key_stays_while_calls_wait(autojump_clock):
 
 @pytest.mark.parametrize("bad", [3, "host"])
 def test_key_that_cannot_be_called_is_a_type_error(bad):
-    with pytest.raises(TypeError, match="key must be a function that is not async, got"):
+    with pytest.raises(TypeError, match=r"^key must be a function that is not async, got"):
         throttle(Starts(), 1, key=bad)
 
 
@@ -442,6 +443,19 @@ async def test_huge_rate_and_time_are_as_good_as_small_ones(autojump_clock, huge
     fn = throttle(starts, huge, per=huge, burst=burst)
     await fanout.do(fn, range(6))
     assert starts.times == {1: [0, 1, 2, 3, 4, 5], 3: [0, 0, 0, 1, 2, 3]}.get(burst, [0] * 6)
+
+
+async def test_time_that_is_too_long_only_as_a_product(autojump_clock):
+    """The second call is due after 3.2e308 / 0.8e308 seconds, and no float holds the first of these."""
+    starts = Starts()
+    await fanout.do(throttle(starts, 0.8e308, per=1.6e308), range(4))
+    assert starts.times == [0, 2, 4, 6]
+
+
+async def test_largest_float_is_a_rate():
+    starts = Starts()
+    await fanout.do(throttle(starts, sys.float_info.max), range(3))
+    assert starts.items == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

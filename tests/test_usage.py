@@ -282,6 +282,12 @@ async def test_fn_that_returns_what_cannot_be_awaited_ends_the_run(shared, polic
 
 
 @POLICIES
+async def test_what_cannot_be_awaited_is_told_with_the_name_of_the_run(policy):
+    with pytest.raises(TypeError, match=r"^map\(blocking\): fn must be an async function, got 1 from it"):
+        await fanout.map(blocking, [1], policy=policy)
+
+
+@POLICIES
 async def test_an_async_generator_function_is_not_an_async_function(policy):
     async def generate(x):
         yield x

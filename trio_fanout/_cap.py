@@ -288,29 +288,27 @@ class _Size:
     def _set(self, size: float) -> None:
         self._size = self.limiter.total_tokens = size
         self._successes = 0
-        self.waited = False  # whether a call had to wait for a token since then; for `_Adaptive` to say
+        self.waited = False  # whether a call had to wait for a token since then; `_Adaptive` says so, too
 
-    def follow(self) -> bool:
-        """Whether the size has changed because the user has set `total_tokens` by hand."""
-        if self.limiter.total_tokens == self._size:
-            return False
-        self._ceiling = self.limiter.total_tokens
-        self._set(self._ceiling)
-        return True
+    def follow(self) -> None:
+        """Take over what the user has set as `total_tokens` by hand."""
+        if self.limiter.total_tokens != self._size:
+            self._ceiling = self.limiter.total_tokens
+            self._set(self._ceiling)
 
-    def grow(self) -> bool:
-        """Whether the size has grown after one more call of this epoch has succeeded."""
+    def succeeded(self) -> None:
+        """Count a call of this epoch that has succeeded, and grow if it is time."""
         self._successes += 1
-        if not self.waited or self._successes < self._size or self._size >= self._ceiling:
-            return False
-        self._set(min(self._ceiling, self._size + (self._size if self.epoch == 0 else 1)))
-        return True
+        if self.waited and self._successes >= self._size and self._size < self._ceiling:
+            self._set(min(self._ceiling, self._size + (self._size if self.epoch == 0 else 1)))
 
     def cut(self) -> None:
         """Cut the size after a sign of overload, and begin a new epoch."""
         self.epoch += 1
         in_use = min(self._size, self.limiter.borrowed_tokens)
         self._set(min(self._size, max(1, 7 * in_use // 10)))  # not up from 0, which the user has set
+        # These go on waiting. A call that is in `_Adaptive`'s line will say so itself, when it comes to the limiter.
+        self.waited = self.limiter.statistics().tasks_waiting > 0
 
 
 class _Adaptive:
@@ -346,7 +344,6 @@ class _Adaptive:
     @trio.lowlevel.enable_ki_protection
     async def acquire(self, task: Task) -> int:
         await trio.lowlevel.checkpoint_if_cancelled()  # lets no other task in
-        self._follow()
         if self._ahead or self._front:
             await self._line.park()  # `_hand_out` has served it, or sent it ahead
         elif self._is_open() and self._limiter.available_tokens > 0:
@@ -438,30 +435,20 @@ class _Adaptive:
 
     @trio.lowlevel.enable_ki_protection
     def succeeded(self, epoch: int) -> None:
-        self._follow()
-        if epoch == self._size.epoch and self._size.grow():
-            self._changed()
+        self._size.follow()
+        if epoch == self._size.epoch:
+            self._size.succeeded()
 
     @trio.lowlevel.enable_ki_protection
     def failed(self, epoch: int, overloaded: object) -> None:
         pause = _pause_of(overloaded)
         if pause is None:
             return
-        self._follow()
+        self._size.follow()
+        self._hand_out()  # tokens that the user has just added: for the cut, they are in use
         self._gate = max(self._gate, trio.current_time() + pause)
         if epoch == self._size.epoch:
             self._size.cut()
-            self._changed()
-
-    def _follow(self) -> None:
-        if self._size.follow():
-            self._changed()
-
-    def _changed(self) -> None:
-        """The size has changed: see which calls go on waiting for a token, as others had their wait ended by that."""
-        self._hand_out()
-        in_line = self._is_line() and len(self._ahead) == self._borrowing  # or it may wait for the gate
-        self._size.waited = in_line or self._limiter.statistics().tasks_waiting > 0
 
 
 def _pause_of(overloaded: object) -> float | None:
