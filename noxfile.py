@@ -153,7 +153,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Small changes to the package, one at a time: a test should fail for each. An hour; less by `-- --mutate FILE`."""
+    """Small changes to the package, one at a time: a test should fail. Two hours; less by `-- --mutate FILE`."""
     session.install("--editable", f".[{EXTRAS}]", *TESTS)
     only = ["-m", "not slow or hypothesis"]  # the models see most, whatever they take
     env = {"PYTHONPATH": "tests", "CI": "1"}

@@ -393,24 +393,28 @@ async def test_gate_that_closes_before_any_that_has_a_token_could_run(autojump_c
             with scopes[item], contextlib.suppress(BusyError):
                 await fn(item)
 
-        async def give(tokens, items, limiter=limiter, call=call):
-            """Let them have so many tokens at once, after they have stood in line."""
-            for other in range(tokens):
+        async def give_tokens_at_once(items, limiter=limiter, call=call):
+            """To calls that stand in line."""
+            others = range(limiter.total_tokens)
+            for other in others:
                 limiter.acquire_on_behalf_of_nowait(other)
             for item in items:
                 nursery.start_soon(call, item)
                 await wait_all_tasks_blocked()
-            for other in range(tokens):
+            await trio.sleep(7)
+            for other in others:
                 limiter.release_on_behalf_of(other)
 
         with nothing_left(limiter):
             async with trio.open_nursery() as nursery:
-                await give(3, [0, 1, 2])
+                await give_tokens_at_once([0, 1, 2])
+                await wait_all_tasks_blocked()
+                await give_tokens_at_once([])  # these two wait again, in front of the line
                 if cancelled:
-                    scopes[2].deadline = begin + 5
-                await trio.sleep(7)
-                await give(2, [3, 4])
-        expected = [(0, 0), (1, 5), (2, 5), (3, 7), (4, 12)]
+                    scopes[2].cancel()  # it may be given a token all the same
+                await trio.sleep(2)
+                await give_tokens_at_once([3, 4])
+        expected = [(0, 7), (1, 14), (2, 14), (3, 23), (4, 28)]
         assert starts == [start for start in expected if not cancelled or start[0] != 2]
 
 
