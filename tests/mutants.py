@@ -326,7 +326,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("mutants")
     group.addoption("--mutate", default=",".join(MODULES), help="files of the package, with commas between them")
     group.addoption("--workers", type=int, default=os.cpu_count(), help="mutants at once")
-    group.addoption("--budget", type=float, default=60, help="seconds of tests for each mutant")
+    group.addoption("--budget", type=float, default=30, help="seconds of tests for each mutant")
     group.addoption("--known", action="store_true", help="use the map of lines to tests of the last time")
     # Written with `=`: pytest takes other words that are paths into account as it looks for its configuration.
     group.addoption(

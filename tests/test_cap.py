@@ -774,6 +774,7 @@ async def test_key_goes_when_no_call_uses_it(autojump_clock, options, end):
     assert gone() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [cap, functools.partial(cap, overloaded=lambda exc: 3.0), fanout.throttle])
 async def test_keys_used_once_leave_memory_flat(autojump_clock, adapter):
     """Also those whose gate is closed, or whose burst is not saved up, for a time."""

@@ -194,6 +194,12 @@ async def test_an_async_source_that_never_waits_gives_many_items_in_one_turn():
 async def test_an_async_source_that_never_waits_lets_other_tasks_in():
     """Also where there is room for all of its items."""
     ticker = Ticker()
+    last_has_come = trio.Event()
+
+    async def fn(x):
+        if x == 59:
+            last_has_come.set()
+        await last_has_come.wait()
 
     async def source():
         for x in range(60):
@@ -205,6 +211,6 @@ async def test_an_async_source_that_never_waits_lets_other_tasks_in():
         nursery.start_soon(ticker.run)
         await trio.lowlevel.checkpoint()
         async with contextlib.aclosing(source()) as items:
-            await fanout.do(trio.sleep, items, limit=1000)
+            await fanout.do(fn, items, limit=1000)
         nursery.cancel_scope.cancel()
     assert ticker.most <= 25
