@@ -8,6 +8,8 @@ import trio
 
 import trio_fanout as fanout
 
+pytestmark = pytest.mark.slow
+
 ITEMS, ATTEMPTS = 600, 10
 
 
