@@ -36,6 +36,7 @@ no annotations, but for the fields of dataclasses: type checkers read tests/typi
 """
 
 import functools
+import gc
 import inspect
 import math
 import os
@@ -112,3 +113,8 @@ def not_left_by_a_cancellation(test):
             raise AssertionError("a Cancelled has left the test") from exc
 
     return checked
+
+
+def pytest_collection_finish():
+    """Spare what is there for good: hundreds of tests collect garbage, and would go through all of it each time."""
+    gc.freeze()

@@ -943,6 +943,7 @@ def test_function_that_cannot_be_called_is_a_type_error():
         cap(3, 1)
 
 
+@pytest.mark.slow
 @given(
     limit=st.integers(1, 4),
     calls=st.lists(st.tuples(st.sampled_from([0.25, 1, 3]), st.sampled_from([0.5, 2, 8])), max_size=25),

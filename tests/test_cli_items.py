@@ -157,6 +157,7 @@ def test_white_space_within_strings_stays():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "member", [b'"' + b"x" * 1_000_000 + b'"', b"[" + b'"y\\"]", ' * 100_000 + b"0]", b"9" * 1_000_000], ids=len
 )

@@ -168,6 +168,7 @@ def test_signals_that_are_ignored_stay_so(tmp_path, ignored):
         assert process.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 def test_a_reader_of_messages_who_has_stopped_holds_up_no_signal():
     fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     command = [*IMPATIENT, "do", "-k", "-j2", "false"]
@@ -312,6 +313,7 @@ def test_progress_stays_in_sight_while_results_go_to_a_file(spawn, tmp_path, com
     assert child.exitstatus == 0
 
 
+@pytest.mark.slow
 @pytest.mark.cli
 @pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
 def test_progress_is_no_wider_than_the_terminal_of_standard_error(spawn, tmp_path, command, monkeypatch):
