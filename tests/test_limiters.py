@@ -17,19 +17,15 @@ def limiters(total):
 
 async def test_a_limit_is_a_limiter_whose_tokens_the_workers_borrow(make, autojump_clock):
     seen = []
-    found = []
 
     async def fn(n):
         await wait_all_tasks_blocked()
-        if not found:
-            found.extend(limiters(17))
-        (limiter,) = found
+        (limiter,) = limiters(17)
         seen.append((trio.lowlevel.current_task() in limiter.statistics().borrowers, limiter.borrowed_tokens))
 
     await fanout.map(fn, make(range(50)), limit=17)
     assert all(borrows for borrows, _ in seen)
     assert max(number for _, number in seen) == 17
-    found.clear()
     gc.collect()
     assert limiters(17) == []
 
