@@ -111,7 +111,7 @@ def docs(session: nox.Session) -> None:
     session.install(f".[{EXTRAS}]", *DOCS, *TESTS)
     shutil.rmtree("docs/_build", ignore_errors=True)
     session.run("sphinx-build", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build", *session.posargs)
-    session.run("pytest", "-k", "setting_up", "tests/test_docs.py")
+    session.run("pytest", "-k", "setting_up", "tests/docs/test_docs.py")
 
 
 @nox.session(tags=["full"])
@@ -156,7 +156,7 @@ def mutants(session: nox.Session) -> None:
     """Small changes to the package, one at a time: a test should fail. An hour; less by `-- --mutate FILE`."""
     session.install("--editable", f".[{EXTRAS}]", *TESTS)
     only = ["-m", "not slow or hypothesis"]  # the models see most, whatever they take
-    env = {"PYTHONPATH": "tests", "CI": "1"}
+    env = {"PYTHONPATH": "tests/tools", "CI": "1"}
     session.run("pytest", "-p", "mutants", "-p", "no:xdist", "-q", *only, *session.posargs, env=env)
 
 

@@ -13,13 +13,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import adapters
 import growth
 import items
 import languages
 import machine
 import memory
 from measure import print_rows
+
+import adapters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

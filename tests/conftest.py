@@ -1,37 +1,9 @@
 """Settings and fixtures for the whole suite.
 
-Which module tests what of the calls (each name begins with `test_`)::
+The folders say what is tested: `calls` (`map` to `run_graph`), `adapters`, `engine` (what no call shows), `command` and
+`docs`. `typing` is for type checkers, `tools` for nox. CONTRIBUTING.md says where a new test goes.
 
-                        map, do, fan_out    stream              open_group          run_graph
-    results and order   map                 stream              group               graph
-    failures            policies            stream_failures     group_failures      graph
-    cancellation        cancellation        stream_failures     group_failures      graph
-    Ctrl-C              cancellation,       stream_failures,    group_failures,     graph,
-                        interrupts          interrupts          interrupts          interrupts
-    limits              limits              stream_window       group               graph
-    sources             sources             stream_failures     -                   -
-    context variables   context             stream              group               graph
-    scopes, nurseries   isolation           isolation           isolation           isolation
-    limiters, shown     limiters            limiters, shown     limiters, shown     -
-    names of tasks      map                 stream              group               graph
-    fairness            fairness,           stream              group               graph
-                        threads_run_too
-    nothing left over   leaks               stream_failures     group               graph
-    wrong use           usage               stream              group               graph
-    random runs         model               stream_model        group_model         graph_model
-
-And what else there is::
-
-    exceptions          errors; wrong_exceptions (classes that break the rules of exceptions)
-    adapters            threads, processes, executors, dask, throttle, cap*
-    Meter               meter
-    the command         cli*
-    the engine          nursery
-    in company          pipelines (streams of streams, channels, databases), http, retries
-    documentation       readme, examples
-    the package         packaging; typing/ is for type checkers, and check_wheel.py for `nox -s wheel`
-
-What several modules need is in helpers.py, or a fixture here; what the models have in common is in model.py. There are
+What several modules need is in helpers.py, or a fixture here. What the models have in common is in model.py. There are
 no annotations, but for the fields of dataclasses: type checkers read tests/typing only.
 """
 

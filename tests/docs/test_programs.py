@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PATIENCE = 120  # seconds, for a slow machine
 pytestmark = pytest.mark.slow
 

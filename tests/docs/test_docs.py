@@ -34,7 +34,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 README = PROJECT / "README.md"
 PAGES = [README, *sorted((PROJECT / "docs").glob("*.md"))]
 

@@ -33,9 +33,9 @@ import trio
 PROTECTION = trio._core._ki._CODE_KI_PROTECTION_STATUS_WMAP  # functions that Ctrl-C does not interrupt
 
 HERE = Path(__file__).parent
-PACKAGE = HERE.parent / "trio_fanout"
-CACHE = HERE.parent / ".mutants.json"
-TROUBLE = HERE.parent / ".mutants.log"
+PACKAGE = HERE.parents[1] / "trio_fanout"
+CACHE = HERE.parents[1] / ".mutants.json"
+TROUBLE = HERE.parents[1] / ".mutants.log"
 JUDGED = HERE / "survivors.toml"
 ALARM = 15  # seconds that a test may take, and 20 times as long as it took before
 CPU = 3  # the same of CPU time, for loops without an end

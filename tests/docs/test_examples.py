@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 EXAMPLES = PROJECT / "docs" / "examples"
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def run(name, directory):
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_example_is_short_and_has_a_test(path):
     assert len(path.read_text().splitlines()) < 60
-    assert any(path.name in (PROJECT / "tests" / name).read_text() for name in TESTED_IN)
+    assert any(path.name in (Path(__file__).parent / name).read_text() for name in TESTED_IN)
 
 
 def test_progress_bars_of_tqdm_and_rich_reach_the_end(tmp_path):
