@@ -12,8 +12,8 @@ import time
 
 import pytest
 import trio
-from cli_helpers import COMMAND, PATIENCE, Cli, Ran, is_gone, number_in, run
 
+from cli_helpers import COMMAND, PATIENCE, Cli, Ran, is_gone, number_in, run
 from trio_fanout._cli import _commands, _json, _parser, _programs, _spool, main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from cli_helpers import COMMAND, PATIENCE, Cli, Ran
 
+from cli_helpers import COMMAND, PATIENCE, Cli, Ran
 from trio_fanout._cli import _inputs
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")

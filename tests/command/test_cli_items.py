@@ -9,10 +9,10 @@ import re
 import pytest
 import trio
 import trio.testing
-from cli_helpers import all_threads_ended
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli_helpers import all_threads_ended
 from trio_fanout._cli import _json, _stdio
 from trio_fanout._cli._history import History
 from trio_fanout._cli._items import Item, Items, Lines

@@ -11,8 +11,8 @@ import time
 from collections import Counter
 
 import pytest
-from cli_helpers import COMMAND, PATIENCE, Cli, Ran, run, started, wait_for, wait_until_it_handles
 
+from cli_helpers import COMMAND, PATIENCE, Cli, Ran, run, started, wait_for, wait_until_it_handles
 from trio_fanout._cli._history import History
 from trio_fanout._cli._log import Log
 from trio_fanout._cli._stdio import UsageError

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from cli_helpers import PATIENCE, Cli, wait_for
 
+from cli_helpers import PATIENCE, Cli, wait_for
 from trio_fanout._cli import _runner
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from cli_helpers import COMMAND, PATIENCE, is_gone, number_in, shell_item, started, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
