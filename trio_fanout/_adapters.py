@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import attrs
 import trio
 
-from ._core.arguments import describe, name_of
+from ._arguments import describe, name_of
 from ._errors import safe_repr
 
 if TYPE_CHECKING:

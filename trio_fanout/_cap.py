@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary, proxy
 import trio
 
 from ._adapters import PerRun, check_not_async, close_if_coroutine, named_like, states_of
-from ._core.arguments import NotAwaitable, check_awaitable, check_function, describe, name_of
+from ._arguments import NotAwaitable, check_awaitable, check_function, describe, name_of
 from ._core.limits import check_limit
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import outcome
 import trio
 
 from ._adapters import Blocking, PerRun, check_blocking, named_like
-from ._core.arguments import describe
+from ._arguments import describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

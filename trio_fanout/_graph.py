@@ -16,7 +16,7 @@ import attrs
 import trio
 from outcome import Error, Value
 
-from ._core.arguments import check_function, check_seconds, describe
+from ._arguments import check_function, check_seconds, describe
 from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.run import Run

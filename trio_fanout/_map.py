@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
 
-from ._core.arguments import check_function, check_functions, check_iterable, check_seconds, name_of
+from ._arguments import check_function, check_functions, check_iterable, check_seconds, name_of
 from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.run import Run

@@ -9,7 +9,7 @@ from typing import final
 
 import attrs
 
-from ._core.arguments import check_count, check_seconds, describe
+from ._arguments import check_count, check_seconds, describe
 
 
 def _seconds_or_none(_: object, field: attrs.Attribute[float | None], value: object) -> None:

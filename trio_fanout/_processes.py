@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from ._adapters import Blocking, check_blocking, named_like
-from ._core.arguments import name_of
+from ._arguments import name_of
 from ._signals import signal_name
 
 if TYPE_CHECKING:

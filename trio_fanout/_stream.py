@@ -15,17 +15,17 @@ import attrs
 import trio
 from outcome import Error, Value
 
-from ._core.arguments import check_function, check_seconds, name_of
+from ._arguments import check_function, check_seconds, name_of
 from ._core.exceptions import chain, is_cancelled, raise_unchanged
 from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.nursery import SingleExceptionNursery, leave
-from ._core.opening import NoPublicConstructor, OpensOnce, check_in_run, create
 from ._core.run import Run
 from ._core.slices import Slice
 from ._core.sources import is_async
 from ._core.windows import Window, WindowedPull, WindowedQueue, check_buffer
 from ._ledgers import Ledger, start_ledger
+from ._opening import NoPublicConstructor, OpensOnce, check_in_run, create
 from ._policies import FAIL_FAST, Collect, FailFast, Settle, check_never_moves_on
 
 if TYPE_CHECKING:

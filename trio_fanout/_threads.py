@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import trio
 
 from ._adapters import check_blocking, named_like
-from ._core.arguments import name_of
+from ._arguments import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

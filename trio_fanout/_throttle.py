@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import trio
 
 from ._adapters import check_not_async, named_like, states_of
-from ._core.arguments import check_awaitable, check_count, check_function, describe
+from ._arguments import check_awaitable, check_count, check_function, describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable

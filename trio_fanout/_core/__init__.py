@@ -10,8 +10,6 @@
 `nursery`      a nursery that raises a single exception
 `exceptions`   chaining exceptions, and looking into groups
 `slices`       how long a run may go on before other tasks have their turn
-`opening`      what is entered once, has no public constructor, and belongs to one Trio run
-`arguments`    checks of what callers pass
 =============  ===================================================================================
 
 Each module imports only modules below it.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from .arguments import check_awaitable
+from .._arguments import check_awaitable
 from .exceptions import holds_cancelled, is_group, split_cancelled
 
 if TYPE_CHECKING:

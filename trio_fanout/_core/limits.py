@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from .arguments import describe
+from .._arguments import describe
 
 if TYPE_CHECKING:
     from trio.lowlevel import Task

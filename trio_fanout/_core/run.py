@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import attrs
 import trio
 
-from .arguments import NotAwaitable, check_awaitable
+from .._arguments import NotAwaitable, check_awaitable
 from .exceptions import is_cancelled, raise_unchanged
 from .items import (
     COROUTINE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from .arguments import describe
+from .._arguments import describe
 from .sources import FedQueue, Pull
 
 if TYPE_CHECKING:
