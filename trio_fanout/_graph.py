@@ -6,7 +6,6 @@ ready. `graphlib` keeps the order and finds the cycles.
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Hashable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
@@ -20,6 +19,7 @@ from ._arguments import check_function, check_seconds, describe
 from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.run import Run
+from ._core.sources import Source
 from ._errors import DependencyFailed, label, safe_repr
 from ._ledgers import MISSING, Ledger, start_ledger
 from ._policies import FAIL_FAST, Collect, FailFast, Settle
@@ -182,20 +182,15 @@ def _checked(steps: Any) -> dict[Any, Step[Any]]:
     return checked
 
 
-class _Graph:
+class _Graph(Source[int]):
     """The steps of a run, known by their places in the mapping: its source, and its sink.
 
     What a worker takes is a ticket. Which step it is for is known when it starts: while the worker waited for a token,
     a step may have become ready that comes before. Tickets start in order, so `started` has the step of each.
     """
 
-    workers_wait = True
-    fed = False
-    context_of = None
-
     def __init__(self, steps: Mapping[Any, Step[Any]], names: list[Any], ledger: Ledger) -> None:
-        self.context = contextvars.copy_context()
-        self.length = len(names)
+        super().__init__()
         self._ledger = ledger
         place = {name: index for index, name in enumerate(names)}
         self._steps = [
@@ -225,8 +220,8 @@ class _Graph:
 
     @property
     def open(self) -> bool:
-        """Whether steps may become ready."""
-        return self._ended < self._tickets
+        """Whether steps are ready or running. Those that run may make others ready."""
+        return bool(self._ready) or self._ended < self._tickets
 
     def take(self) -> tuple[int, int] | None:
         """Take a ticket, for one of the steps that are ready."""
@@ -239,15 +234,6 @@ class _Graph:
     def ready(self, taken: int, /) -> int:
         """How many steps are ready for which there is no ticket yet."""
         return len(self._ready) - taken + len(self.started)
-
-    def drop(self) -> list[tuple[int, int]]:
-        """Discard nothing: the ledger finds what has not been run."""
-        return []
-
-    def stop(self) -> None:
-        """Do nothing: no task reads the source."""
-
-    wake_reader = stop
 
     def call(self, ticket: int) -> Awaitable[Any]:
         """Start the first of the steps that are ready."""
@@ -300,7 +286,7 @@ class _Graph:
             for index in TopologicalSorter(self._needs()).static_order():
                 if index not in failures and (index >= len(results) or results[index] is MISSING):
                     self._skip(index)
-        return self._ledger.conclude(leaving, self.length, complete=complete or not self.length)
+        return self._ledger.conclude(leaving, len(self._steps), complete=complete or not self._steps)
 
     def _add_ready(self, index: int) -> None:
         """Add the steps that are ready now that one has ended, or skip them, and then what depends on them."""

@@ -14,10 +14,11 @@ import trio
 from outcome import Error, Value
 
 from ._arguments import check_function, check_seconds, name_of
+from ._core.crew import COMING
 from ._core.exceptions import raise_unchanged
 from ._core.items import same_context
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
-from ._core.run import COMING, Run
+from ._core.run import Run
 from ._core.sources import Queue
 from ._ledgers import Ledger, start_ledger
 from ._opening import NoPublicConstructor, OpensOnce, check_in_run, create

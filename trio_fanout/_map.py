@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from outcome import Outcome
 
-    from ._core.run import Sink
+    from ._core.sinks import Sink
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -244,4 +244,4 @@ async def _run(
     check_not_held(limit)
     run = Run(fn, source, sink, Tokens(limit), name, item_timeout=item_timeout, move_on_after=ledger.move_on_after)
     await run_all(run, source)
-    return ledger.result(source.count(run.taken), run.was_started)
+    return ledger.result(run.count(), run.was_started)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, NoReturn, TypeVar, final, overload
 
 import attrs
@@ -21,7 +20,7 @@ from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.nursery import SingleExceptionNursery, leave
 from ._core.run import Run
-from ._core.slices import Slice
+from ._core.slices import current_slice
 from ._core.sources import is_async
 from ._core.windows import Window, WindowedPull, WindowedQueue, check_buffer
 from ._ledgers import Ledger, start_ledger
@@ -169,7 +168,7 @@ class _Results(Generic[T]):
     due: int = 0  # the index that is due next, if ordered
     reader: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)  # while nothing is ready
     over: bool = False  # no result will be added
-    winding_down: bool = False  # by `stop`
+    cut_short: bool = False  # by `stop` or a failure: some items have no result
     closed: bool = False  # by `aclose`, the end of the block, or what is no Exception
     error: Exception | None = None  # what the iteration ends with, until it is raised
 
@@ -183,6 +182,7 @@ class _Results(Generic[T]):
             self._add(index, Completed(index, item, Error(exc)))
             return None
         reason = self.ledger.failed(index, item, exc, secondary=secondary)
+        self.cut_short |= reason is not None
         self.window.free()  # it will not be handed over
         if self.ledger.skips_gaps:
             self._add(index, None)
@@ -197,7 +197,7 @@ class _Results(Generic[T]):
 
     def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
         """Choose what the iteration ends with. One that was wound down or closed need not be complete."""
-        return self.ledger.conclude(leaving, started, complete=complete or self.winding_down or self.closed)
+        return self.ledger.conclude(leaving, started, complete=complete or self.cut_short or self.closed)
 
     def finish(self) -> None:
         """Let the reader have what is left, and then the end."""
@@ -279,8 +279,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
         self._results = results
         self._limiter = limiter
         self._reading = False  # a task is in `receive`
-        self._slice = Slice()
-        self._slice.begin()
+        self._slice = current_slice()
         self._trio_token = trio.lowlevel.current_trio_token()
 
     def __repr__(self) -> str:
@@ -321,8 +320,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
             if not results.has_news():
                 while not results.has_news():
                     await results.reader.park()
-                self._slice.begin()
-            elif results.ready and perf_counter() < self._slice.end:
+            elif results.ready and not self._slice.over():
                 await trio.lowlevel.checkpoint_if_cancelled()
             else:
                 await self._slice.next()
@@ -352,7 +350,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
             RuntimeError: called from another thread.
         """
         check_in_run(self._trio_token, "stop()")
-        self._results.winding_down = True
+        self._results.cut_short = True
         self._run.stop()
 
     async def aclose(self) -> None:
@@ -374,7 +372,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
             running=self._run.running(),
             ready=len(self._results.ready),
             outstanding=self._results.window.outstanding,
-            stopped=self._run.stopped,
+            stopped=self._run.stopped or self._results.cut_short or self._results.closed,
         )
 
 

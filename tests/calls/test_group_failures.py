@@ -766,7 +766,7 @@ async def test_ctrl_c_between_taking_a_job_and_starting_it_leaves_its_handle_wit
     def interrupted(task, context):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trio_fanout._core.run.switch_context", interrupted)
+    monkeypatch.setattr("trio_fanout._core.loop.switch_context", interrupted)
     async with trio.open_nursery() as waiters:
         with pytest.raises(KeyboardInterrupt):
             async with fanout.open_group(limit=2) as group:

@@ -347,9 +347,7 @@ async def test_the_tasks_of_a_nursery_left_open_under_a_shield_are_cancelled(aut
 
 
 async def test_where_trio_does_not_show_its_scopes_nothing_is_noticed(autojump_clock, monkeypatch):
-    from trio_fanout._core import items  # noqa: PLC0415
-
-    monkeypatch.setattr(items, "_SHOWS_SCOPES", False)
+    monkeypatch.setattr("trio_fanout._core.scopes._SHOWN", False)
 
     async def work(n):
         await trio.sleep(1)

@@ -1,6 +1,7 @@
 """Where items come from: sources that raise, that are closed, that hold scopes open, and that are not ours to close."""
 
 import contextlib
+import contextvars
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -535,18 +536,127 @@ async def test_a_source_within_a_context_manager(autojump_clock):
         assert await fanout.map(double, source.generator) == [0, 2, 4, 6, 8]
 
 
-async def test_a_sync_generator_is_left_to_its_owner():
-    def source():
-        yield from range(10)
+class Rows:
+    """Numbers from a plain generator, which notes when it is closed."""
 
-    async def fn(x):
-        if x == 3:
-            raise ValueError("failed")
+    def __init__(self, events, error=None):
+        self.events = events
+        self.error = error
 
-    items = source()
+    def __iter__(self):
+        try:
+            yield from range(100)
+        finally:
+            self.events.append("closed")
+            if self.error is not None:
+                raise self.error
+
+
+async def fail_at_3(x):
+    if x == 3:
+        raise ValueError("failed")
+
+
+@pytest.mark.parametrize("make", [iter, lambda rows: rows, lambda rows: (row for row in rows)])
+async def test_a_plain_generator_is_closed_before_the_failure_is_raised(make):
+    """As under `for`, also where the call has made it from an iterable."""
+    events = []
+    items = make(Rows(events))
+    try:
+        await fanout.map(fail_at_3, items, limit=1)
+    except ValueError as exc:
+        kept = exc
+        events.append("failed")
+    assert events == ["closed", "failed"]
+    assert kept.args == ("failed",)
+
+
+async def test_a_plain_generator_is_closed_when_there_are_too_many_failures():
+    events = []
+    with pytest.raises(fanout.FanOutError):
+        await fanout.map(fail_at_3, iter(Rows(events)), limit=1, policy=fanout.Collect(max_failures=1))
+    assert events == ["closed"]
+
+
+async def test_a_plain_generator_is_closed_when_the_first_success_ends_the_call():
+    events = []
+    assert await fanout.map(double, iter(Rows(events)), limit=2, policy=fanout.FirstSuccess()) == 0
+    assert events == ["closed"]
+
+
+async def test_a_plain_generator_is_closed_by_a_cancellation_and_by_a_time_limit(autojump_clock):
+    events = []
+    with trio.move_on_after(1):
+        await fanout.do(sleep_and_return, iter(Rows(events)), limit=1)
+    assert events == ["closed"]
+    await fanout.map(sleep_and_return, iter(Rows(events)), limit=1, policy=fanout.Settle(move_on_after=1))
+    assert events == ["closed"] * 2
+
+
+async def sleep_and_return(x):
+    await trio.sleep(1)
+    return x
+
+
+async def test_a_plain_generator_is_closed_when_a_stream_is_left_or_stopped(autojump_clock):
+    events = []
+    async with fanout.stream(sleep_and_return, iter(Rows(events)), limit=2) as results:
+        async for _ in results:
+            break
+    assert events == ["closed"]
+    async with fanout.stream(sleep_and_return, iter(Rows(events)), limit=2) as results:
+        async for _ in results:
+            results.stop()
+    assert events == ["closed"] * 2
+
+
+async def test_other_iterators_belong_to_the_caller():
+    items = iter(list(range(10)))
     with pytest.raises(ValueError, match="failed"):
-        await fanout.map(fn, items, limit=1)
+        await fanout.map(fail_at_3, items, limit=1)
     assert next(items) == 4
+
+
+async def test_a_plain_generator_is_closed_in_the_context_that_it_ran_in():
+    var = contextvars.ContextVar("var")
+
+    def rows():
+        token = var.set("of the source")
+        try:
+            yield from range(100)
+        finally:
+            var.reset(token)
+
+    with pytest.raises(ValueError, match="failed"):
+        await fanout.map(fail_at_3, rows(), limit=1)
+
+
+async def test_what_the_closing_of_a_plain_generator_raises_is_raised_with_the_failures_chained():
+    error = OSError("disk full")
+    with pytest.raises(OSError, match="disk full") as raised:
+        await fanout.map(fail_at_3, Rows([], error), limit=1)
+    assert "item 3" in printed(raised.value)
+
+
+async def test_ctrl_c_outranks_what_the_closing_of_a_plain_generator_raises():
+    async def interrupted(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        await fanout.map(interrupted, Rows([], OSError("disk full")), limit=1)
+    assert "disk full" in printed(raised.value)
+
+
+async def test_a_generator_that_does_not_stop_when_it_is_closed_is_an_error():
+    def rows():
+        while True:
+            try:
+                yield 3
+            except GeneratorExit:
+                pass
+
+    with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
+        await fanout.map(fail_at_3, rows(), limit=1)
 
 
 async def test_a_closed_source_leaves_no_cycle(autojump_clock):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from .exceptions import raise_unchanged
 from .sources import FedQueue
 
 if TYPE_CHECKING:
@@ -26,15 +27,11 @@ async def run_all(run: Run[T, Any], source: Source[T]) -> None:
 
 @trio.lowlevel.disable_ki_protection
 async def feed(run: Run[T, Any], source: FedQueue[T]) -> None:
-    """Read the items, one for each worker that is free to run it, in the calling task.
-
-    When the run ends early, an async generator is closed here, in the task that it ran in: it may hold a cancel scope
-    or a nursery open across its yields.
-    """
+    """Read the items, one for each worker that is free to run it, in the calling task."""
     iterator = aiter(source.items)
     with trio.CancelScope() as scope:
         try:
-            await run.look_for_cancellation()
+            await trio.lowlevel.checkpoint_if_cancelled()
             while await run.wait_for_room(source):
                 source.reading = scope
                 try:
@@ -48,6 +45,18 @@ async def feed(run: Run[T, Any], source: FedQueue[T]) -> None:
                     source.reading = None
                 run.start_workers()
         finally:
-            # Not shielded: if this is cancelled too, the generator is told by a Cancelled, as anywhere in Trio.
             if isinstance(iterator, AsyncGenerator):
-                await iterator.aclose()
+                await _close(iterator)
+
+
+async def _close(generator: AsyncGenerator[Any, Any]) -> None:
+    """Close an async generator in the task that it ran in: it may hold a scope or a nursery across its yields."""
+    try:
+        # Not shielded: if this is cancelled, too, the generator gets a Cancelled, as anywhere in Trio.
+        await generator.aclose()
+    except BaseExceptionGroup as group:
+        # A nursery in the generator wraps the GeneratorExit by which `aclose` closes it. Then Python does not know it
+        # again, and raises it.
+        _, rest = BaseExceptionGroup.split(group, GeneratorExit)
+        if rest is not None:
+            raise_unchanged(rest)

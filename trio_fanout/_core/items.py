@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import types
 from operator import is_
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from .._arguments import check_awaitable
+from .._arguments import NotAwaitable, check_awaitable
 from .exceptions import holds_cancelled, is_group, split_cancelled
+from .scopes import Scopes
 
 if TYPE_CHECKING:
     import contextvars
@@ -29,11 +30,15 @@ COROUTINE: type = types.CoroutineType
 
 
 def split_failure(exc: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """What of `exc`, which is no `Exception`, is the item's failure, and what is to be raised; each may be None.
+    """What of `exc` is the item's failure, and what is to be raised; each may be None.
 
-    A group that mixes a cancellation with errors is both. A cancellation alone is no failure, nor is what holds a
-    `KeyboardInterrupt`, say.
+    A group that mixes a cancellation with errors is both. A cancellation alone is not a failure, nor is anything that
+    holds a `KeyboardInterrupt`, say.
     """
+    if type(exc) is NotAwaitable:  # the caller's mistake
+        return None, TypeError(f"{trio.lowlevel.current_task().name}: {exc}")
+    if isinstance(exc, Exception):
+        return exc, None
     cancelled, rest = split_cancelled(exc)
     return (rest, cancelled) if isinstance(rest, Exception) else (None, exc)
 
@@ -79,21 +84,20 @@ async def _finish_by(deadline: float, seconds: float, awaitable: Awaitable[R]) -
     cancel scope open. To close the scope of the deadline around that one would corrupt Trio's stack of scopes, so it is
     left open too, without its deadline: the worker is not used again.
     """
-    watched = watch(trio.lowlevel.current_task())
     scope = trio.CancelScope(deadline=deadline)
     scope.__enter__()
-    status = watched._cancel_status  # noqa: SLF001  # see `watch`
+    scopes = Scopes(trio.lowlevel.current_task())
     try:
         value = await awaitable
     except BaseException as exc:  # noqa: ASYNC103  # as `trio.fail_at` does
-        if watched._cancel_status is not status:  # noqa: SLF001
+        if scopes.changed():
             scope.deadline = math.inf
             if not (scope.cancel_called and isinstance(exc, trio.Cancelled)):
                 raise
         elif not scope.__exit__(type(exc), exc, exc.__traceback__):
             raise
     else:
-        if watched._cancel_status is not status:  # noqa: SLF001
+        if scopes.changed():
             scope.deadline = math.inf
         else:
             scope.__exit__(None, None, None)
@@ -120,31 +124,3 @@ def switch_context(task: Task, context: contextvars.Context) -> bool:
         return False
     task.context = context.copy()
     return True
-
-
-_SHOWS_SCOPES = hasattr(trio.lowlevel.Task, "_cancel_status")
-
-
-class _Unwatched:
-    _cancel_status = None
-
-
-def watch(task: Any) -> Any:
-    """An object whose `_cancel_status` changes when a cancel scope is opened or closed in `task`.
-
-    An item may leave a scope open in its task, and so may a nursery, which has one of its own. Trio shows this only in
-    that private attribute of the task; should it go, then what items leave open is not noticed.
-    """
-    return task if _SHOWS_SCOPES else _Unwatched
-
-
-async def close_nurseries(task: Task) -> None:
-    """Cancel the nurseries that an item left open in `task`, and wait until their tasks have ended.
-
-    Trio gives no way to close them from outside. It raises an error of its own when `task` ends.
-    """
-    for nursery in task.child_nurseries:
-        nursery.cancel_scope.cancel("its block was left without closing it")
-    with trio.CancelScope(shield=True):
-        while any(nursery.child_tasks for nursery in task.child_nurseries):  # noqa: ASYNC110
-            await trio.sleep(0.001)  # there is nothing that wakes us when they end

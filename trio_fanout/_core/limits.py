@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import trio
 
 from .._arguments import describe
+from .._protection import protected
 
 if TYPE_CHECKING:
     from trio.lowlevel import Task
@@ -50,14 +52,24 @@ def check_not_held(limit: float | trio.CapacityLimiter) -> None:
         task = task.parent_nursery.parent_task if task.parent_nursery is not None else None
 
 
+@attrs.define(eq=False)
+class _Waiting:
+    """An item that was taken and cannot start yet."""
+
+    item: Any
+    turn: trio.Event = attrs.field(factory=trio.Event)  # set when all items before it have started
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)  # around the wait
+
+
+@protected()
 class Tokens:
     """The tokens of one run, and the queue of the items that were taken and cannot start yet.
 
-    Of a shared limiter each item has a token while it runs. A limiter of the run's own is its workers' alone, so that a
+    Of a shared limiter each item has a token while it runs. A limiter of the run's own is its workers' alone, so a
     worker keeps its token from item to item, unless there are more out than the limiter has.
     """
 
-    __slots__ = ("_borrowers", "_scopes", "limiter", "overdrawn", "shared", "total", "unstarted")
+    __slots__ = ("_borrowers", "limiter", "never_started", "overdrawn", "shared", "total", "waiting")
 
     def __init__(self, limit: float | trio.CapacityLimiter) -> None:
         self.shared: bool = isinstance(limit, trio.CapacityLimiter)
@@ -67,21 +79,16 @@ class Tokens:
         self.total: float = self.limiter.total_tokens  # as of the last `look`
         self.overdrawn: bool = False  # workers hold more tokens than that
         self._borrowers: set[Task] = set()  # the workers that hold a token
-        # The queue, in order: for each index, what is set when all items before it have started.
-        # Ordered by class, as the first entry of a plain dict is behind the holes of all that were deleted before it.
-        self.unstarted: OrderedDict[int, trio.Event] = OrderedDict()
-        self._scopes: set[trio.CancelScope] = set()  # around each wait
+        # The queue, in order, by index. Ordered by class, as the first entry of a plain dict is behind the holes of all
+        # that were deleted before it.
+        self.waiting: OrderedDict[int, _Waiting] = OrderedDict()
+        self.never_started: set[int] = set()  # the indices of those that left the queue without a start
 
     @property
     def workers(self) -> float:
         """How many workers are of use."""
         # With no tokens, one worker still waits, so that the run notices when there are some again.
         return self.total or 1
-
-    @property
-    def queued(self) -> int:
-        """How many items are in the queue now."""
-        return len(self._scopes)
 
     def look(self) -> None:
         """Look how many tokens there are now."""
@@ -92,7 +99,6 @@ class Tokens:
         """Whether `task` holds a token."""
         return task in self._borrowers
 
-    @trio.lowlevel.enable_ki_protection
     def borrow(self, task: Task) -> bool:
         """Borrow a token for `task` without waiting. False if there is none."""
         self._borrowers.add(task)
@@ -103,39 +109,51 @@ class Tokens:
             return False
         return True
 
-    @trio.lowlevel.enable_ki_protection
-    async def wait(self, task: Task, index: int) -> bool:
+    async def wait(self, task: Task, index: int, item: Any) -> bool:
         """Wait for a token, if `task` has none, and for the items before this one. False if it is not to be started.
 
         At least one checkpoint. It is called right after the item was taken, so that the queue has the order of the
-        items. One that is not started stays in the queue, to be found there.
+        items.
         """
-        start = False
-        if self.unstarted:
+        if self.waiting:
             self.put_back(task)  # those before may wait for it
-        turn = self.unstarted[index] = trio.Event()
-        with trio.CancelScope() as scope:
-            self._scopes.add(scope)
-            try:
-                if self.holds(task):
-                    await trio.lowlevel.checkpoint()
-                else:
-                    await self.limiter.acquire()
-                    self._borrowers.add(task)
-                # Workers that go on at the same time come back in any order: each wakes the next one.
-                if next(iter(self.unstarted.values())) is not turn:
-                    await turn.wait()
-                start = not scope.cancel_called
-            finally:
-                self._scopes.remove(scope)
-        if start:
-            del self.unstarted[index]
-            for next_turn in self.unstarted.values():
-                next_turn.set()
-                break
-        return start
+        entry = self.waiting[index] = _Waiting(item)
+        with entry.scope:
+            if self.holds(task):
+                await trio.lowlevel.checkpoint()
+            else:
+                await self.limiter.acquire()
+                self._borrowers.add(task)
+            # Workers that go on at the same time come back in any order: each wakes the next one.
+            if next(iter(self.waiting), index) != index:
+                await entry.turn.wait()
+        if self.waiting.pop(index, None) is None:
+            return False  # it was turned away
+        self._wake_first()
+        return True
 
-    @trio.lowlevel.enable_ki_protection
+    def withdraw(self, index: int) -> bool:
+        """Take an item out of the queue, as its wait was cancelled. False if it was turned away before."""
+        if self.waiting.pop(index, None) is None:
+            return False
+        self.never_started.add(index)
+        self._wake_first()
+        return True
+
+    def turn_away(self) -> list[tuple[int, Any]]:
+        """Have every wait end without a start. Returns the items that waited."""
+        turned_away = [(index, entry.item) for index, entry in self.waiting.items()]
+        for entry in self.waiting.values():
+            entry.scope.cancel("no more items are started")
+        self.never_started.update(self.waiting)
+        self.waiting.clear()
+        return turned_away
+
+    def _wake_first(self) -> None:
+        for entry in self.waiting.values():
+            entry.turn.set()
+            break
+
     def put_back(self, task: Task) -> None:
         """Put the token of `task` back, if it holds one."""
         if task not in self._borrowers:
@@ -143,8 +161,3 @@ class Tokens:
         self._borrowers.remove(task)
         self.limiter.release_on_behalf_of(task)
         self.overdrawn = self.total < len(self._borrowers)
-
-    def turn_away(self) -> None:
-        """Have every wait end without a start."""
-        for scope in self._scopes:
-            scope.cancel("no more items are started")

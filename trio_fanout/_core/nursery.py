@@ -110,11 +110,16 @@ class SingleExceptionNursery:
         if not others:
             # Each task has a Cancelled of its own; any one of them tells Trio all there is to tell.
             return first_leaf(members[0]) if block is None else block
-        chosen = next((other for other in others if not isinstance(other, Exception)), others[0])
-        for other in others:
-            if other is not chosen:
-                chain(chosen, other)
-        return chosen
+        return most_important(others)
+
+
+def most_important(raised: Sequence[BaseException]) -> BaseException:
+    """The first that is not an `Exception`, or the first that is not a cancellation. The others are chained to it."""
+    chosen = min(raised, key=lambda exc: (is_cancelled(exc), isinstance(exc, Exception)))
+    for other in raised:
+        if other is not chosen and not is_cancelled(other):
+            chain(chosen, other)
+    return chosen
 
 
 def leave(exc: BaseException | None, block: BaseException | None) -> bool:

@@ -1,74 +1,122 @@
-"""Letting other tasks run: functions that never wait must not keep Trio's loop to themselves."""
+"""Letting other tasks run: functions that never wait must not keep Trio's loop to themselves.
+
+All runs of one Trio run share one `Slice`. If each had its own, forty runs side by side would hold up all other tasks
+for forty slices in each turn of Trio's loop.
+"""
 
 from __future__ import annotations
 
+import math
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+from .._protection import protected
 
-SLICE = 0.008
-"""Seconds of real time that the tasks of a run may take before Trio's other tasks have their turn.
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SLICE: Final = 0.008
+"""Seconds that the runs may take together before Trio's other tasks have their turn.
 
 It is longer than `sys.getswitchinterval()`, 5 ms. In each turn Trio polls for I/O, which lets go of the interpreter
 for a moment. With slices of the same length that moment comes just before a waiting thread would ask for the
-interpreter, the thread is too late each time, and waits for seconds. And it is short enough to notice a cancellation
-within 10 ms.
+interpreter. The thread is too late each time, and waits for seconds. And a slice is short enough to notice a
+cancellation within 10 ms.
+
+These are seconds of real time where Trio keeps its own clock. Under any other clock, such as a `MockClock`, they are
+seconds of that clock, and each look at it counts as `LOOK`: there a program does the same thing every time, however
+busy the machine is.
 """
 
-AT_ONCE = 250
-"""How many tasks wait for the next slice awake: about as many as it has time for.
+AT_ONCE: Final = 250
+"""How many tasks wait awake for the next slice: about as many as it has time for.
 
 Thousands may wait. If all of them woke for each slice, most would find it over again: the cost would grow with their
 square.
 """
 
+LOOK: Final = SLICE / AT_ONCE
+"""Seconds by which a look at a virtual clock moves the time on."""
 
-@attrs.define(eq=False)
+# Trio has no public name for the class of its own clock. Without the private one, slices take real time on any clock.
+_TRIOS_CLOCK: Final = getattr(trio._core._run, "SystemClock", trio.abc.Clock)  # noqa: SLF001
+
+
+@protected()
+class VirtualTime:
+    """Seconds that pass on a clock other than Trio's own, and while it is looked at."""
+
+    def __init__(self, clock: trio.abc.Clock) -> None:
+        self._clock = clock
+        self._last = clock.current_time()
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        """The time now. Each call moves it on."""
+        last, self._last = self._last, self._clock.current_time()
+        # No more than a slice at a time: next to a very large number, a look would be rounded away.
+        self._now += min(self._last - last, SLICE) + LOOK
+        return self._now
+
+
+@protected()
+@attrs.define(eq=False, init=False)
 class Slice:
-    """The slice of time that the tasks of a run share."""
+    """The slice of time that all runs share."""
 
-    end: float = 0.0  # by `perf_counter`; 0 before the first slice, and where a cancellation is to be looked for
-    _awake: int = 0  # tasks that wait for the next slice, and are awake
-    _asleep: trio.lowlevel.ParkingLot | None = None  # the others; made when there are any, as most runs have none
+    now: Callable[[], float]  # the time
+    end: float  # when this slice is over, by `now`
+    _awake: int  # tasks that wait for the next slice, and are awake
+    _asleep: trio.lowlevel.ParkingLot  # the others
 
-    def begin(self) -> None:
-        """Begin a new slice: other tasks have just had their turn."""
-        self.end = perf_counter() + SLICE
+    def __init__(self, clock: trio.abc.Clock) -> None:
+        self.now = perf_counter if isinstance(clock, _TRIOS_CLOCK) else VirtualTime(clock)
+        self.end = self.now() + SLICE
+        self._awake = 0
+        self._asleep = trio.lowlevel.ParkingLot()
+
+    def over(self) -> bool:
+        """Whether it is time to let other tasks run."""
+        return self.now() >= self.end
 
     def end_now(self) -> None:
         """End the slice, so that each task looks for a cancellation before it goes on."""
-        self.end = 0.0
+        self.end = -math.inf
 
-    @trio.lowlevel.enable_ki_protection
-    async def next(self, checkpoint: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Let other tasks run, and begin the next slice. By default a cancellation is raised here.
+    async def next(self, *, shielded: bool = False) -> None:
+        """Let other tasks run, and begin the next slice. A cancellation is raised here, unless it is shielded.
 
-        Where no slice has begun, other tasks have just had their turn: by default, only a cancellation is looked for.
         Where many tasks wait, the slice may be over again when this returns.
         """
-        if checkpoint is None and self._awake >= AT_ONCE:
-            if self._asleep is None:
-                self._asleep = trio.lowlevel.ParkingLot()
+        if self._awake >= AT_ONCE and not shielded:
             await self._asleep.park()
-            if perf_counter() < self.end:
-                self._asleep.unpark()  # if not, the caller comes back here, and wakes another from there
-            return
+            if not self.over():
+                self._asleep.unpark()
+                return
         end = self.end
-        if checkpoint is None:
-            checkpoint = trio.lowlevel.checkpoint if end else trio.lowlevel.checkpoint_if_cancelled
         self._awake += 1
         try:
-            await checkpoint()
+            await (trio.lowlevel.cancel_shielded_checkpoint if shielded else trio.lowlevel.checkpoint)()
         finally:
             self._awake -= 1
-            if self._asleep:
-                self._asleep.unpark()
-        # All workers that wait here come back in one batch. Only the first begins a new slice; otherwise forty workers
+            self._asleep.unpark()  # whoever was woken, and cannot go on, wakes another: here or above
+        # All tasks that wait here come back in one batch. Only the first begins a new slice: otherwise forty of them
         # would take forty slices before another task runs.
         if self.end == end:
-            self.begin()
+            self.end = self.now() + SLICE
+
+
+_slice: Final = trio.lowlevel.RunVar[Slice]("trio_fanout slice")
+
+
+def current_slice() -> Slice:
+    """The slice of the Trio run that this is called in."""
+    try:
+        return _slice.get()
+    except LookupError:
+        slice_ = Slice(trio.lowlevel.current_clock())
+        _slice.set(slice_)
+        return slice_

@@ -1,31 +1,20 @@
-"""Where items come from: what can be taken at once, and what has to be waited for.
-
-A source numbers its items from 0, in order. All workers share it:
-
-- `take()` gives the next ``(index, item)`` without waiting, or None where there is none just now.
-- `open` tells whether items may still arrive. If so, a worker that finds none waits; otherwise the source has ended,
-  and is not asked again.
-- `workers_wait` tells whether it is ever open: if not, no worker waits for items.
-- `ready(taken)` is how many more workers would find an item, when `taken` items have been taken.
-- `length` is how many items there are in all, or None.
-- `stop()` and `wake_reader()` are for a source that a task reads: stop reading, look whether there is room.
-- `drop()` discards the items that nobody has taken, when none will be started any more.
-- `context` has the context variables that items see. Where each item brings its own, `context_of(item)` gives it.
-"""
+"""Where items come from: what can be taken immediately, and what has to be waited for."""
 
 from __future__ import annotations
 
 import contextvars
 import functools
+from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
 from .._arguments import check_iterable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 
     from typing_extensions import TypeIs
 
@@ -33,76 +22,93 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Source(Protocol[T_co]):
-    """What the loop asks of a source."""
+class Source(ABC, Generic[T_co]):
+    """What the loop asks of a source, with the answers that most of them give.
 
-    @property
-    def open(self) -> bool: ...
-    @property
-    def workers_wait(self) -> bool: ...
-    @property
-    def fed(self) -> bool: ...
-    @property
-    def length(self) -> int | None: ...
-    @property
-    def context(self) -> contextvars.Context: ...
-    @property
-    def context_of(self) -> Callable[[Any], contextvars.Context] | None: ...
-    def take(self) -> tuple[int, T_co] | None: ...
-    def ready(self, taken: int, /) -> float: ...
-    def drop(self) -> Sequence[tuple[int, T_co]]: ...
-    def stop(self) -> None: ...
-    def wake_reader(self) -> None: ...
+    A source numbers its items from 0, in order. All workers share it.
+    """
 
+    __slots__ = ("context",)
 
-class Pull(Generic[T]):
-    """The items of a plain iterable, taken by the workers themselves."""
-
-    __slots__ = ("context", "length", "take")
-    open = False
-    workers_wait = False
-    fed = False
-    context_of = None
-
-    def __init__(self, items: Iterable[T]) -> None:
-        self.context: contextvars.Context = contextvars.copy_context()
-        self.length: int | None = length_of(items)
-        # No method, because the loop calls it for each item, and this is C all through: Any, for type checkers. Each
-        # step of the iterator runs in one context, whichever worker asks: a generator may set a variable before a
-        # `yield` and reset it after.
-        self.take: Any = functools.partial(contextvars.copy_context().run, next, enumerate(items), None)
-
-    def ready(self, taken: int, /) -> float:
-        """How many items are left; if that cannot be told, one at a time is looked for."""
-        # A wrong length, 0 too, costs speed and no item: workers that find items take them up to the last. And where
-        # there is none, the worker that looks for it makes the run a checkpoint.
-        return self.length - taken if self.length else 1
-
-    def count(self, taken: int, /) -> int:
-        """How many items there are: those taken, and those that were promised, where the run ended before."""
-        return max(taken, self.length or 0)
-
-    def drop(self) -> Sequence[tuple[int, T]]:
-        """Discard nothing: items that were not taken still belong to the caller."""
-        return ()
-
-    def stop(self) -> None:
-        """Do nothing: no task reads the source."""
-
-    wake_reader = stop
-
-
-class Queue(Generic[T]):
-    """A queue that is filled from outside; base class for async sources and for groups."""
-
-    __slots__ = ("_waiting", "context", "given")
-    workers_wait = True
-    fed = False
     length: int | None = None
+    """How many items there are in all, if that is known."""
+
     context_of: Callable[[Any], contextvars.Context] | None = None
+    """Returns the context variables that an item sees, where each item brings its own. Otherwise it is `context`."""
 
     def __init__(self) -> None:
         self.context: contextvars.Context = contextvars.copy_context()
+
+    @property
+    def open(self) -> bool:
+        """Whether items may still arrive. If so, a worker that finds none waits. If not, the source has ended."""
+        return False
+
+    @abstractmethod
+    def take(self) -> tuple[int, T_co] | None:
+        """Take the next ``(index, item)`` without waiting. None if there is none just now."""
+
+    @abstractmethod
+    def ready(self, taken: int, /) -> float:
+        """How many more workers would find an item, when `taken` items have been taken."""
+
+    def seen(self, taken: int, /) -> int:
+        """How many items have come out of the source, when `taken` items have been taken."""
+        return taken
+
+    def drop(self) -> Sequence[tuple[int, T_co]]:
+        """Drop the items that nobody has taken, when none will be started any more.
+
+        By default there are none: what was not taken still belongs to the caller.
+        """
+        return ()
+
+    def stop(self) -> None:
+        """Stop reading, if a task reads the source."""
+
+    def wake_reader(self) -> None:
+        """Have the task that reads the source, if there is one, look whether there is room."""
+
+    def close(self) -> None:
+        """Let go of the source when the run is over."""
+
+
+class Pull(Source[T]):
+    """The items of a plain iterable, taken by the workers themselves."""
+
+    __slots__ = ("_iterator", "_run_in_context", "length", "take")
+
+    def __init__(self, items: Iterable[T]) -> None:
+        super().__init__()
+        self.length: int | None = length_of(items)
+        self._iterator: Iterator[T] | None = iter(items)
+        # Each step of the iterator runs in one context, whichever worker asks: a generator may set a variable before a
+        # `yield` and reset it after.
+        self._run_in_context: Any = contextvars.copy_context().run
+        # Not a method, because the loop calls it for each item, and this is C all through. Any, for type checkers.
+        self.take: Any = functools.partial(self._run_in_context, next, enumerate(self._iterator), None)
+
+    def ready(self, taken: int, /) -> float:
+        """How many items are left. Where that is not known, one at a time is looked for."""
+        # A wrong length, even 0, costs speed and no item: workers that find items take them up to the last. And where
+        # there is none, the worker that looks for it makes the run a checkpoint.
+        return self.length - taken if self.length else 1
+
+    @trio.lowlevel.disable_ki_protection  # it runs the user's code
+    def close(self) -> None:
+        """Close a generator, as an async one is closed. Other iterators are let go, as at the end of a ``for``."""
+        iterator, self._iterator, self.take = self._iterator, None, None
+        if isinstance(iterator, Generator):
+            self._run_in_context(iterator.close)
+
+
+class Queue(Source[T]):
+    """A queue that is filled from outside; base class for async sources and for groups."""
+
+    __slots__ = ("_waiting", "given")
+
+    def __init__(self) -> None:
+        super().__init__()
         self.given: int = 0  # how many items have been put in
         self._waiting: deque[tuple[int, T]] = deque()
 
@@ -120,22 +126,16 @@ class Queue(Generic[T]):
         return len(self._waiting)
 
     def drop(self) -> Sequence[tuple[int, T]]:
-        """Take all items that wait; they will never run."""
+        """Take all items that wait. They will never run."""
         dropped = list(self._waiting)
         self._waiting.clear()
         return dropped
-
-    def stop(self) -> None:
-        """Do nothing: no task reads the source."""
-
-    wake_reader = stop
 
 
 class FedQueue(Queue[T]):
     """The items of an async iterable, which one task reads: `feed`."""
 
     __slots__ = ("items", "length", "open", "reader", "reading")
-    fed = True
 
     def __init__(self, items: AsyncIterable[T]) -> None:
         super().__init__()
@@ -145,13 +145,13 @@ class FedQueue(Queue[T]):
         self.reading: trio.CancelScope | None = None  # around the iterator, while its next item is awaited
         self.reader: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()  # where the task that reads waits for room
 
-    def is_full(self) -> bool:
-        """Whether to read no further, though a worker may be free: never, where the workers are the only limit."""
-        return False
+    def seen(self, taken: int, /) -> int:
+        """How many items have been read."""
+        return self.given
 
-    def count(self, taken: int, /) -> int:
-        """How many items there are: those read, and those that were promised, where the run ended before."""
-        return max(self.given, self.length or 0)
+    def is_full(self) -> bool:
+        """Whether to read no further, even if a worker is free: never, where the workers are the only limit."""
+        return False
 
     def stop(self) -> None:
         """Stop reading."""
@@ -166,7 +166,7 @@ class FedQueue(Queue[T]):
 
 
 def is_async(items: Iterable[T] | AsyncIterable[T]) -> TypeIs[AsyncIterable[T]]:
-    """Whether to iterate `items` asynchronously. What supports both is used as async. `TypeError` if it is neither."""
+    """Whether to iterate `items` asynchronously, as an object that supports both. `TypeError` if it is neither."""
     if getattr(type(items), "__aiter__", None) is not None:
         return True
     check_iterable(items, "items", "an iterable or an async iterable")
@@ -174,7 +174,7 @@ def is_async(items: Iterable[T] | AsyncIterable[T]) -> TypeIs[AsyncIterable[T]]:
 
 
 def length_of(items: object) -> int | None:
-    """How many items there will be, or None where nothing tells."""
+    """How many items there will be, or None if nothing says so."""
     try:
         return len(items)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     except (TypeError, NotImplementedError, AttributeError, OverflowError):  # lazy data sets; very long ranges

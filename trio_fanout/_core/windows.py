@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .._arguments import describe
-from .sources import FedQueue, Pull
+from .sources import FedQueue, Pull, Source
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable, Sequence
+    from collections.abc import AsyncIterable, Iterable
 
     from .limits import Tokens
 
@@ -45,21 +45,18 @@ class Window:
         self.outstanding -= 1
 
 
-class WindowedPull(Generic[T]):
+class WindowedPull(Source[T]):
     """A plain iterable, from which items are taken only while the window has room."""
 
-    __slots__ = ("_pull", "_refused", "_window", "context", "length", "open")
-    workers_wait = True
-    fed = False
-    context_of = None
+    __slots__ = ("_pull", "_refused", "_window", "length", "open")
 
     def __init__(self, items: Iterable[T], window: Window) -> None:
+        super().__init__()
         self._pull = Pull(items)
         self._window = window
-        self.context = self._pull.context
-        self.length = self._pull.length
+        self.length: int | None = self._pull.length
         self._refused = False  # a worker found no room, and waits
-        self.open = True  # until the iterator has ended: where the window has no room, a worker waits for the reader
+        self.open: bool = True  # until the iterator has ended: where there is no room, workers wait for the reader
 
     def take(self) -> tuple[int, T] | None:
         """Take the next item, if there is room for it."""
@@ -78,14 +75,9 @@ class WindowedPull(Generic[T]):
         # Where room was refused, nothing has shown yet whether that was the end: a worker has to look.
         return min(max(self._pull.ready(taken), self._refused), self._window.available())
 
-    def drop(self) -> Sequence[tuple[int, T]]:
-        """Discard nothing: items that were not taken still belong to the caller."""
-        return ()
-
-    def stop(self) -> None:
-        """Do nothing: no task reads the source."""
-
-    wake_reader = stop
+    def close(self) -> None:
+        """Close a generator; see `Pull`."""
+        self._pull.close()
 
 
 class WindowedQueue(FedQueue[T]):
