@@ -6,7 +6,8 @@ ready. `graphlib` keeps the order and finds the cycles.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Reversible
+from collections.abc import Set as AbstractSet
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
@@ -22,6 +23,7 @@ from ._core.run import Run
 from ._core.sources import Source
 from ._errors import DependencyFailed, label, safe_repr
 from ._ledgers import MISSING, Ledger, start_ledger
+from ._opening import check_in_trio
 from ._policies import FAIL_FAST, Collect, FailFast, Settle
 
 if TYPE_CHECKING:
@@ -44,11 +46,18 @@ def _check_bool(_: object, field: attrs.Attribute[bool], value: object) -> None:
         raise TypeError(msg)
 
 
+def _can_be_names(needs: object) -> bool:
+    """Whether it has an order, which a set has not (but the keys of a dict), and is not a single name."""
+    if isinstance(needs, AbstractSet) and not isinstance(needs, Reversible):
+        return False
+    return isinstance(needs, Iterable) and not isinstance(needs, (str, bytes))
+
+
 def _names(needs: object) -> tuple[Hashable, ...]:
-    if isinstance(needs, (str, bytes)) or not isinstance(needs, Iterable):
-        msg = f"needs of a Step must be an iterable of names of steps, got {describe(needs)}"
+    if not _can_be_names(needs):
+        msg = f"needs of a Step must be an iterable of names of steps, in order, got {describe(needs)}"
         raise TypeError(msg)
-    names: tuple[Any, ...] = tuple(cast("Iterable[Any]", needs))  # type: ignore[redundant-cast]  # not to pyright
+    names = tuple(cast("Iterable[Any]", needs))
     for name in names:
         if not isinstance(name, Hashable):
             msg = f"needs of a Step must be an iterable of names of steps, got {describe(name)} in it"
@@ -143,6 +152,7 @@ async def run_graph(
             "plan": Step(make_plan, needs=("flights", "hotels")),
         })
     """
+    check_in_trio("run_graph")
     steps = _checked(steps)
     names = list(steps)
     check_limit(limit)

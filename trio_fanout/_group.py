@@ -23,6 +23,7 @@ from ._core.sources import Queue
 from ._ledgers import Ledger, start_ledger
 from ._opening import NoPublicConstructor, OpensOnce, check_in_run, create
 from ._policies import FAIL_FAST, Collect, FailFast, Settle, check_never_moves_on
+from ._protection import protected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -96,6 +97,7 @@ class _Job:
     # How it ended.
     done: bool = False
     outcome: Outcome[Any] | None = None  # None until done, and for one that was cancelled
+    traceback: TracebackType | None = None  # of a failure, when it was first raised to a reader of the value
     waited_for: trio.Event | None = None  # set when it is done, if anything waits
 
     def end(self, outcome: Outcome[Any] | None) -> None:
@@ -109,6 +111,7 @@ class _Job:
 
 
 @final
+@protected()  # interrupted as it begins, `Event.wait` would leave its task in the event
 class Handle(Generic[R_co], metaclass=NoPublicConstructor):
     """A job of a group, as `Group.start_soon` returns it.
 
@@ -155,12 +158,14 @@ class Handle(Generic[R_co], metaclass=NoPublicConstructor):
             value: R_co = outcome.value
             return value
         assert isinstance(outcome, Error)
+        # Raising puts frames on top of the traceback, and each reader would see those of all before.
+        self._job.traceback = self._job.traceback or outcome.error.__traceback__
+        BaseException.with_traceback(outcome.error, self._job.traceback)
         try:
             raise_unchanged(outcome.error)
         finally:
             del self, outcome  # this frame is in the traceback of the error
 
-    @trio.lowlevel.enable_ki_protection  # interrupted as it begins, `Event.wait` leaves its task in the event
     async def wait(self) -> None:
         """Wait until the job is done, however it ended. It raises nothing on account of the job.
 
@@ -176,6 +181,7 @@ class Handle(Generic[R_co], metaclass=NoPublicConstructor):
         await self._job.waited_for.wait()
 
 
+@protected(but="start")
 class _Jobs(Queue[_Job]):
     """The jobs of a group: the source of its run, in which each job brings the context that it is to see, and the sink.
 
@@ -207,7 +213,6 @@ class _Jobs(Queue[_Job]):
         self.put(job)
         return job
 
-    @trio.lowlevel.enable_ki_protection  # or Ctrl-C could leave the job in neither place, and its handle without an end
     def take(self) -> tuple[int, _Job] | None:
         """Take the first job."""
         if not self._waiting:
@@ -279,14 +284,17 @@ class GroupStatistics:
 
     Attributes:
         queued: how many jobs were submitted and have not started.
-        running: how many jobs are at work.
+        running: how many jobs are running.
+        stopped: whether `Group.stop` has ended the group.
     """
 
     queued: int
     running: int
+    stopped: bool = False
 
 
 @final
+@protected()
 class Group(metaclass=NoPublicConstructor):
     """What `open_group` gives to its block: a nursery with a limit and a policy, whose jobs can start jobs.
 
@@ -302,9 +310,8 @@ class Group(metaclass=NoPublicConstructor):
 
     def __repr__(self) -> str:
         now = self.statistics()
-        return (
-            f"<trio_fanout.Group, {'open' if self._jobs.open else 'ended'}: {now.queued} queued, {now.running} running>"
-        )
+        state = "ended" if not self._jobs.open else "stopped" if now.stopped else "open"
+        return f"<trio_fanout.Group, {state}: {now.queued} queued, {now.running} running>"
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
@@ -320,7 +327,6 @@ class Group(metaclass=NoPublicConstructor):
         """
         return self._limiter
 
-    @trio.lowlevel.enable_ki_protection
     def start_soon(self, fn: Callable[[Unpack[Ts]], Awaitable[R]], *args: *Ts) -> Handle[R]:
         """Queue a job, and return at once.
 
@@ -350,6 +356,28 @@ class Group(metaclass=NoPublicConstructor):
             self._run.start_workers(COMING)
         return handle
 
+    def stop(self) -> None:
+        """Start no further job. Jobs that run finish.
+
+        Jobs that are queued, wait for a token or are submitted afterwards never start. Their handles end as cancelled,
+        immediately. The block is not cancelled. Failures of the jobs that run are raised as the policy says.
+
+        This is the way to wind down without losing work, from a task that waits for Ctrl-C, for example. Calling it
+        again, or after the end of the group, does nothing.
+
+        Raises:
+            RuntimeError: called from another thread.
+
+        Example::
+
+            async def stop_on_ctrl_c(group):
+                with trio.open_signal_receiver(signal.SIGINT) as signals:
+                    async for _ in signals:
+                        group.stop()
+        """
+        check_in_run(self._trio_token, "stop()")
+        self._run.stop()
+
     def statistics(self) -> GroupStatistics:
         """What the group is doing now.
 
@@ -357,20 +385,22 @@ class Group(metaclass=NoPublicConstructor):
             A frozen `GroupStatistics`.
         """
         running = self._run.running()
-        return GroupStatistics(queued=int(self._jobs.ready()) + self._run.unfinished() - running, running=running)
+        queued = int(self._jobs.ready()) + self._run.unfinished() - running
+        return GroupStatistics(queued=queued, running=running, stopped=self._run.was_stopped)
 
 
+@protected()
 class _OpenGroup(OpensOnce):
     """The context manager that `open_group` returns."""
 
     opener: ClassVar[str] = "open_group"
+    opens: ClassVar[type] = Group
 
     def __init__(self, ledger: Ledger, limit: float | trio.CapacityLimiter, item_timeout: float | None) -> None:
         self._ledger = ledger
         self._limit = limit
         self._item_timeout = item_timeout
 
-    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Group:
         self.note_entry()
         check_not_held(self._limit)
@@ -389,7 +419,6 @@ class _OpenGroup(OpensOnce):
         group: Group = create(Group, self._run, self._jobs, tokens.limiter)
         return group
 
-    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self,
         etype: type[BaseException] | None,

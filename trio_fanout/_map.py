@@ -12,6 +12,7 @@ from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.run import Run
 from ._core.sources import FedQueue, Pull, is_async
 from ._ledgers import Ledger, start_ledger
+from ._opening import check_in_trio
 from ._policies import FAIL_FAST, Collect, FailFast, FirstSuccess, Settle
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ async def map(
 
         pages = await fanout.map(fetch, urls, limit=20)
     """
+    check_in_trio("map")
     check_function(fn)
     ledger = start_ledger(policy, (FailFast, Collect, Settle, FirstSuccess), "map")
     return await _run(fn, items, ledger, ledger, limit, item_timeout, f"map({name_of(fn)})")
@@ -136,6 +138,7 @@ async def do(
 
         await fanout.do(save, pages, limit=4)
     """
+    check_in_trio("do")
     check_function(fn)
     ledger = start_ledger(policy, (FailFast, Collect), "do")
     await _run(fn, items, _Discard(ledger), ledger, limit, item_timeout, f"do({name_of(fn)})")
@@ -197,6 +200,7 @@ async def fan_out(
 
         exact, semantic, judged = await fanout.fan_out([find_exact, find_semantic, judge], question)
     """
+    check_in_trio("fan_out")
     ledger = start_ledger(policy, (FailFast, Collect, Settle, FirstSuccess), "fan_out")
     check_iterable(fns, "fns", "an iterable of async functions")
     fns = list(fns)

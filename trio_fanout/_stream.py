@@ -26,6 +26,7 @@ from ._core.windows import Window, WindowedPull, WindowedQueue, check_buffer
 from ._ledgers import Ledger, start_ledger
 from ._opening import NoPublicConstructor, OpensOnce, check_in_run, create
 from ._policies import FAIL_FAST, Collect, FailFast, Settle, check_never_moves_on
+from ._protection import protected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
@@ -376,10 +377,12 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
         )
 
 
+@protected()
 class _Stream(OpensOnce, Generic[T, R]):
     """The context manager that `stream` returns: a class, because no generator should yield inside a nursery."""
 
     opener: ClassVar[str] = "stream"
+    opens: ClassVar[type] = ResultChannel
 
     def __init__(
         self,
@@ -399,7 +402,6 @@ class _Stream(OpensOnce, Generic[T, R]):
         self._ordered = ordered
         self._buffer = buffer
 
-    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> ResultChannel[T, Any]:
         self.note_entry()
         check_not_held(self._limit)
@@ -417,7 +419,6 @@ class _Stream(OpensOnce, Generic[T, R]):
         self._nursery.start_soon(self._work, source, name=f"{name}: source")
         return channel
 
-    @trio.lowlevel.enable_ki_protection
     async def _work(self, source: Source[T]) -> None:
         """The task of the run: a failing item cancels other items, and never the block."""
         try:
@@ -433,7 +434,6 @@ class _Stream(OpensOnce, Generic[T, R]):
             self._results.finish()
             self._ledger.clear()  # handed over, or raised
 
-    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self,
         etype: type[BaseException] | None,

@@ -649,11 +649,11 @@ async def test_ctrl_c_outranks_what_the_closing_of_a_plain_generator_raises():
 
 async def test_a_generator_that_does_not_stop_when_it_is_closed_is_an_error():
     def rows():
-        while True:
-            try:
-                yield 3
-            except GeneratorExit:
-                pass
+        try:
+            yield 3
+            yield from range(4, 10)
+        finally:
+            yield "one more"
 
     with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
         await fanout.map(fail_at_3, rows(), limit=1)

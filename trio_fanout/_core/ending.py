@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from .._protection import protected
-from .crew import End
-from .scopes import Abandoned
+from .crew import CANCELLED, EXHAUSTED, STOPPED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import trio
     from trio.lowlevel import Task
 
-    from .crew import Crew
+    from .crew import Crew, End
     from .limits import Tokens
     from .nursery import SingleExceptionNursery
     from .sinks import Sink
@@ -36,25 +38,25 @@ class Ending:
     _crew: Crew
     _nursery: SingleExceptionNursery
     lost: bool = False  # an item has ended without an outcome, or will not start
-    abandoned: Abandoned = attrs.field(factory=Abandoned)
+    abandoned: Sequence[trio.Nursery] = ()  # those that items have left open
 
     def exhausted(self) -> None:
         """The source has ended, and all its items were taken."""
-        self._crew.dismiss(End.EXHAUSTED)
+        self._crew.dismiss(EXHAUSTED)
 
     def stop(self) -> None:
         """Start no further item. Those that run finish."""
-        self._start_no_more(End.STOPPED)
+        self._start_no_more(STOPPED)
         self._source.stop()
 
     def cancel(self, reason: str) -> None:
         """Start no further item, and cancel those that run."""
-        self._start_no_more(End.CANCELLED)
+        self._start_no_more(CANCELLED)
         self._nursery.cancel(reason)
 
     def keep(self, exc: BaseException, reason: str) -> bool:
         """Keep an exception that ends the run. False if it is to be raised into the nursery; see there."""
-        self._start_no_more(End.CANCELLED)  # the other workers might not come to a checkpoint soon
+        self._start_no_more(CANCELLED)  # the other workers might not come to a checkpoint soon
         try:
             return self._nursery.keep(exc, reason)
         finally:
@@ -83,10 +85,14 @@ class Ending:
 
     def left_by(self, task: Task, index: int) -> None:
         """End the run if the last item of a worker left a nursery open: wrong use, under every policy."""
-        if self.abandoned.add(task):
-            msg = f"{self._sink.label(index)} left a nursery open: leave its `async with` block before the function returns"
+        if task.child_nurseries:
+            for nursery in task.child_nurseries:
+                nursery.cancel_scope.cancel("its block was left without closing it")
+            self.abandoned = [*self.abandoned, *task.child_nurseries]
+            item = self._sink.label(index)
+            msg = f"{item} left a nursery open: leave its `async with` block before the function returns"
             self.keep(RuntimeError(msg), "an item left a nursery open")
 
     def complete(self) -> bool:
         """Whether all items of the source were taken, and each has succeeded or failed."""
-        return self._crew.ended is End.EXHAUSTED and not self.lost
+        return self._crew.ended is EXHAUSTED and not self.lost

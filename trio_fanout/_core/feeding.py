@@ -37,7 +37,7 @@ async def feed(run: Run[T, Any], source: FedQueue[T]) -> None:
                 try:
                     source.put(await anext(iterator))  # with no name for it here, an idle run keeps no item alive
                 except StopAsyncIteration:
-                    source.open = False
+                    source.ended = True
                     if not source.ready():
                         run.source_ended()
                     break

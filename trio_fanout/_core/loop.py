@@ -10,7 +10,7 @@ import trio
 
 from .._arguments import check_awaitable
 from .._protection import protected
-from .crew import COMING, End
+from .crew import CANCELLED, COMING
 from .exceptions import is_cancelled, raise_unchanged
 from .items import COROUTINE, came_out_of_cancellation, split_failure, switch_context, without_worker
 from .scopes import Scopes
@@ -59,7 +59,7 @@ class Loop(Generic[T, R]):
             ended = True
         finally:
             if not ended:
-                self._crew.dismiss(End.CANCELLED)
+                self._crew.dismiss(CANCELLED)
             self._source.wake_reader()
 
     async def _work(self) -> None:

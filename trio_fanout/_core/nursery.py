@@ -8,16 +8,31 @@ source, a `KeyboardInterrupt`, a cancellation. Those should look as if there wer
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from .._protection import protected
 from .exceptions import chain, first_leaf, is_cancelled, is_group, raise_unchanged, split_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+FRAMES: Final = 50
+"""How many frames must fit on the stack when a nursery is opened, to start its tasks and to close it.
+
+With less room, a `RecursionError` in between would leave the nursery open, and Trio would raise an error of its own.
+"""
+
+
+def _reserve(frames: int) -> None:
+    """Raise `RecursionError` unless there is room for that many frames."""
+    if frames:
+        _reserve(frames - 1)
+
+
+@protected()
 class SingleExceptionNursery:
     """A nursery whose `close` gives the one exception to be raised for all that its block and its tasks raised.
 
@@ -43,9 +58,9 @@ class SingleExceptionNursery:
         self._foreign: BaseException | None = None  # the last foreign `Cancelled`
         self.cancel_scope: trio.CancelScope | None = None  # None until the nursery is open
 
-    @trio.lowlevel.enable_ki_protection
     async def open(self) -> None:
-        """Open the nursery."""
+        """Open the nursery, if there is room on the stack for what follows."""
+        _reserve(FRAMES)
         nursery = await self._manager.__aenter__()
         self.start_soon = nursery.start_soon
         self.cancel_scope = nursery.cancel_scope
@@ -72,7 +87,6 @@ class SingleExceptionNursery:
             self.cancel(reason)
         return kept
 
-    @trio.lowlevel.enable_ki_protection
     async def close(self, exc: BaseException | None) -> BaseException | None:
         """Wait until all tasks have ended. Gives what is to be raised, or None; `exc` is what the block has raised."""
         members: Sequence[BaseException] = ()

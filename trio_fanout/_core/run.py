@@ -47,11 +47,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import trio
 
 from .._protection import protected
-from .crew import COMING, Crew, End
+from .crew import CANCELLED, COMING, EXHAUSTED, STOPPED, Crew
 from .ending import Ending
 from .items import with_timeout
 from .loop import Loop
 from .nursery import SingleExceptionNursery, leave, most_important
+from .scopes import tasks_ended
 from .sources import FedQueue
 
 if TYPE_CHECKING:
@@ -121,9 +122,10 @@ class Run(Generic[T, R]):
         """Wait until all workers have ended; raise what the sink says."""
         try:
             if exc is not None:
-                self._crew.dismiss(End.CANCELLED)
+                self._crew.dismiss(CANCELLED)
             leaving = await self._nursery.close(exc)
-            await self._ending.abandoned.wait()
+            if self._ending.abandoned:
+                await tasks_ended(self._ending.abandoned)
             self._ending.discard()  # what was put in after the run had ended, or if Ctrl-C ended the last worker
             leaving = self._close_source(leaving)
             leaving = self._sink.conclude(leaving, self.started(), complete=self._ending.complete())
@@ -195,7 +197,12 @@ class Run(Generic[T, R]):
     @property
     def stopped(self) -> bool:
         """Whether no further item is started, though there may be some."""
-        return self._crew.ended not in (None, End.EXHAUSTED)
+        return self._crew.ended not in (None, EXHAUSTED)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether that is because the owner has stopped it."""
+        return self._crew.ended is STOPPED
 
     def started(self) -> int:
         """How many items were started."""
@@ -208,7 +215,7 @@ class Run(Generic[T, R]):
     def count(self) -> int:
         """How many items there are. If the run ended before its source, those that the source promised count, too."""
         seen = self._source.seen(self._crew.taken)
-        return seen if self._crew.ended is End.EXHAUSTED else max(seen, self._source.length or 0)
+        return seen if self._crew.ended is EXHAUSTED else max(seen, self._source.length or 0)
 
     def unfinished(self) -> int:
         """How many items were taken and have not ended."""

@@ -13,6 +13,8 @@ import trio
 from .._protection import protected
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio.lowlevel import Task
 
 _SHOWN = hasattr(trio.lowlevel.Task, "_cancel_status")
@@ -49,46 +51,29 @@ class Scopes:
 
 @protected()
 class _TaskEnds(trio.abc.Instrument):
-    """Notices when the tasks of some nurseries have ended."""
+    """Notices when all tasks of some nurseries have ended."""
 
-    def __init__(self, nurseries: list[trio.Nursery]) -> None:
+    def __init__(self, nurseries: Sequence[trio.Nursery]) -> None:
         self._nurseries = nurseries
-        self.all_ended = trio.Event()
+        self.noticed = trio.Event()
 
     def task_exited(self, task: Task) -> None:
         """Called by Trio for each task that has ended."""
         if not any(nursery.child_tasks for nursery in self._nurseries):
-            self.all_ended.set()
+            self.noticed.set()
 
 
-@protected()
-class Abandoned:
-    """The nurseries that items have left open.
-
-    Nobody can close them from outside. Their tasks are cancelled, and may take their time.
-    """
-
-    def __init__(self) -> None:
-        self._nurseries: list[trio.Nursery] = []
-
-    def add(self, task: Task) -> bool:
-        """Add the nurseries that are open in `task`, which is about to end. Returns whether there are any."""
-        left_open = task.child_nurseries
-        for nursery in left_open:
-            nursery.cancel_scope.cancel("its block was left without closing it")
-        self._nurseries += left_open
-        return bool(left_open)
-
-    async def wait(self) -> None:
-        """Wait until all their tasks have ended."""
-        if not any(nursery.child_tasks for nursery in self._nurseries):
-            return
-        # When the last task of such a nursery ends, Trio wakes nobody: hence an instrument. Not a loop that sleeps or
-        # checks again and again, as the first needs a clock that goes on, and the second stops a clock that jumps.
-        ends = _TaskEnds(self._nurseries)
-        trio.lowlevel.add_instrument(ends)
-        try:
-            with trio.CancelScope(shield=True):  # they are cancelled: as in any nursery, they are waited for
-                await ends.all_ended.wait()
-        finally:
-            trio.lowlevel.remove_instrument(ends)
+@trio.lowlevel.enable_ki_protection
+async def tasks_ended(nurseries: Sequence[trio.Nursery]) -> None:
+    """Wait until the tasks of nurseries have ended that nobody will close: they were left open, and are cancelled."""
+    if not any(nursery.child_tasks for nursery in nurseries):
+        return
+    # When the last task of such a nursery ends, Trio wakes nobody: hence an instrument. Not a loop that sleeps or
+    # checks again and again: the first needs a clock that goes on, and the second stops a clock that jumps.
+    ends = _TaskEnds(nurseries)
+    trio.lowlevel.add_instrument(ends)
+    try:
+        with trio.CancelScope(shield=True):  # as in any nursery, they are waited for
+            await ends.noticed.wait()
+    finally:
+        trio.lowlevel.remove_instrument(ends)

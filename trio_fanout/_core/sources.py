@@ -135,15 +135,20 @@ class Queue(Source[T]):
 class FedQueue(Queue[T]):
     """The items of an async iterable, which one task reads: `feed`."""
 
-    __slots__ = ("items", "length", "open", "reader", "reading")
+    __slots__ = ("ended", "items", "length", "reader", "reading")
 
     def __init__(self, items: AsyncIterable[T]) -> None:
         super().__init__()
         self.items: AsyncIterable[T] = items
         self.length: int | None = length_of(items)
-        self.open: bool = True  # until the iterator has ended
+        self.ended: bool = False  # whether the iterator has ended
         self.reading: trio.CancelScope | None = None  # around the iterator, while its next item is awaited
         self.reader: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()  # where the task that reads waits for room
+
+    @property
+    def open(self) -> bool:
+        """Whether items may still arrive."""
+        return not self.ended
 
     def seen(self, taken: int, /) -> int:
         """How many items have been read."""

@@ -48,7 +48,7 @@ class Window:
 class WindowedPull(Source[T]):
     """A plain iterable, from which items are taken only while the window has room."""
 
-    __slots__ = ("_pull", "_refused", "_window", "length", "open")
+    __slots__ = ("_ended", "_pull", "_refused", "_window", "length")
 
     def __init__(self, items: Iterable[T], window: Window) -> None:
         super().__init__()
@@ -56,7 +56,12 @@ class WindowedPull(Source[T]):
         self._window = window
         self.length: int | None = self._pull.length
         self._refused = False  # a worker found no room, and waits
-        self.open: bool = True  # until the iterator has ended: where there is no room, workers wait for the reader
+        self._ended = False  # whether the iterator has ended
+
+    @property
+    def open(self) -> bool:
+        """Whether there may be more items: where there is no room for them, workers wait for the reader."""
+        return not self._ended
 
     def take(self) -> tuple[int, T] | None:
         """Take the next item, if there is room for it."""
@@ -65,7 +70,7 @@ class WindowedPull(Source[T]):
             return None
         entry: tuple[int, T] | None = self._pull.take()
         if entry is None:
-            self.open = False
+            self._ended = True
         else:
             self._window.outstanding += 1
         return entry
