@@ -3,6 +3,7 @@
 import contextvars
 import functools
 import math
+import traceback
 from contextlib import suppress
 
 import pytest
@@ -910,6 +911,24 @@ HANDLES = []
 
 def value_of_handle():
     return HANDLES[0].value
+
+
+async def test_asking_for_the_value_of_a_failed_job_again_does_not_make_its_traceback_longer():
+    async def fail():
+        raise ValueError("failed")
+
+    async with fanout.open_group(policy=fanout.Settle()) as group:
+        handle = group.start_soon(fail)
+
+    def read():
+        try:
+            return handle.value
+        except ValueError as exc:
+            return len(traceback.extract_tb(exc.__traceback__))
+
+    first = read()
+    assert [read() for _ in range(100)] == [first] * 100
+    assert "fail" in [frame.name for frame in traceback.extract_tb(handle.outcome.error.__traceback__)]
 
 
 async def test_to_ask_a_failed_job_for_its_value_leaves_no_reference_cycle():

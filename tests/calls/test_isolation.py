@@ -1,11 +1,13 @@
 """Items are isolated in their cancel scopes and nurseries, as in tasks of their own."""
 
 import gc
+import random
 from contextlib import aclosing
 
 import pytest
 import trio
 from outcome import Error, Value
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_fanout as fanout
 from helpers import GROUP_POLICIES, POLICIES, busy, limit_of, notes_of, nothing_left
@@ -354,6 +356,66 @@ async def test_where_trio_does_not_show_its_scopes_nothing_is_noticed(autojump_c
         return n
 
     assert await fanout.map(work, range(4), limit=2, item_timeout=3) == [0, 1, 2, 3]
+
+
+# Nurseries in async generators, which Trio closes when they are collected
+
+
+async def rows_with_a_nursery(ended, seconds=0):
+    async def task():
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(seconds)
+            ended.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(task)
+        await wait_all_tasks_blocked()
+        for row in range(3):
+            yield row
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+@pytest.mark.parametrize("autojump_threshold", [0, float("inf")], ids=["jumping", "standing still"])
+@pytest.mark.parametrize("seed", range(6))
+def test_an_async_generator_with_a_nursery_that_an_item_leaves_does_not_hang_the_program(
+    seed, autojump_threshold, seconds, monkeypatch
+):
+    """Trio's finalizer closes the generator in a task of its own, before or after the tasks of the nursery end."""
+    monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True)
+    monkeypatch.setattr("trio._core._run._r", random.Random(seed))
+    if autojump_threshold and seconds:
+        pytest.skip("a clock that stands still does not get to the end of the sleep")
+    ended = []
+
+    async def work(n):
+        async for _ in rows_with_a_nursery(ended, seconds):
+            return
+
+    async def main():
+        with pytest.raises(RuntimeError, match="item 0 left a nursery open"):
+            await fanout.map(work, [0])
+        return list(ended)
+
+    clock = MockClock(autojump_threshold=autojump_threshold)
+    assert trio.run(main, clock=clock) == [seconds]  # no task is left when the call returns
+
+
+def test_a_nursery_that_an_item_leaves_open_does_not_hang_a_program_on_the_real_clock():
+    ended = []
+
+    async def work(n):
+        async for _ in rows_with_a_nursery(ended, 0.01):
+            return
+
+    async def main():
+        with pytest.raises(RuntimeError, match="left a nursery open"):
+            await fanout.map(work, range(3))
+
+    trio.run(main)
+    assert ended
 
 
 # No call gives back less than it took

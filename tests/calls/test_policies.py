@@ -545,6 +545,55 @@ async def test_settle_takes_the_length_of_an_async_source_that_has_one(autojump_
     assert [one.error.started for one in outcomes[1:]] == [True, True, False]
 
 
+class Promises:
+    """A source with a wrong length, which ends after the items that it has."""
+
+    def __init__(self, items, length, *, is_async=False):
+        self.items, self.length = items, length
+        if is_async:
+            self.__class__ = AsyncPromises
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+class AsyncPromises(Promises):
+    def __aiter__(self):
+        return aiter_of(self.items)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("length", [0, 2, 10])
+@pytest.mark.parametrize("limit", [1, 3, 40])
+@pytest.mark.parametrize("policy", [fanout.Settle(), fanout.Settle(move_on_after=5)], ids=str)
+async def test_settle_has_one_outcome_for_each_item_it_was_given(policy, limit, length, is_async, autojump_clock):
+    """Whatever its length said: a lazy data set may end before it."""
+    source = Promises([0, 1, 1], length, is_async=is_async)
+    outcomes = await fanout.map(trio.sleep, source, limit=limit, policy=policy)
+    assert outcomes == [outcome.Value(None)] * 3
+
+
+async def test_settle_has_no_outcome_for_items_that_others_took_from_the_list():
+    items = list(range(10))
+
+    async def take_another(x):
+        items.pop()
+        return x
+
+    outcomes = await fanout.map(take_another, items, limit=1, policy=fanout.Settle())
+    assert outcomes == [outcome.Value(x) for x in range(5)]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_time_limit_fills_up_no_list_whose_source_has_ended(is_async, autojump_clock):
+    source = Promises([1, 9], 10, is_async=is_async)
+    outcomes = await fanout.map(trio.sleep, source, policy=fanout.Settle(move_on_after=5))
+    assert [type(one) for one in outcomes] == [outcome.Value, outcome.Error]
+
+
 async def test_settle_tells_items_that_wait_for_a_token_from_those_that_run(make, autojump_clock):
     limiter = trio.CapacityLimiter(2)
     limiter.acquire_on_behalf_of_nowait("other")

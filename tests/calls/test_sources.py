@@ -788,3 +788,67 @@ async def test_a_source_may_stop_its_own_stream(ordered, autojump_clock):
 
     async with fanout.stream(double, source(), limit=1, ordered=ordered) as results:
         assert [value async for _, _, value in results] == [0, 2]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_source_that_holds_a_nursery_and_is_left_early_hides_no_failure(nested, autojump_clock):
+    """The nursery wraps the GeneratorExit by which the source is closed in a group."""
+    closed = []
+
+    async def source():
+        async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
+            if nested:
+                await stack.enter_async_context(trio.open_nursery())
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                for x in range(100):
+                    yield x
+            finally:
+                closed.append(True)
+
+    with nothing_left(), pytest.raises(ValueError, match="failed") as raised:
+        await fanout.map(fail_at_3, source(), limit=1)
+    assert closed
+    assert "GeneratorExit" not in printed(raised.value)
+    async with fanout.stream(double, source(), limit=1) as results:
+        async for _ in results:
+            break
+
+
+async def test_what_a_nursery_in_a_source_raises_when_it_is_closed_is_raised(autojump_clock):
+    async def fail():
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise SourceError("while closing")
+
+    async def source():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            await wait_all_tasks_blocked()
+            for x in range(100):
+                yield x
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await fanout.map(fail_at_3, source(), limit=1)
+    assert [type(exc) for exc in raised.value.exceptions] == [SourceError]
+    assert "item 3" in printed(raised.value)
+
+
+async def test_the_reader_of_a_source_is_woken_when_the_tokens_of_a_shared_limiter_rise(autojump_clock):
+    """Even if no item has started yet, and so none ends."""
+    limiter = trio.CapacityLimiter(1)
+    await limiter.acquire_on_behalf_of("an outsider")
+    source = AsyncCountingSource(range(10))
+
+    async def item(x):
+        await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: fanout.do(item, source, limit=limiter))
+        await wait_all_tasks_blocked()
+        limiter.total_tokens = 6
+        await wait_all_tasks_blocked()
+        assert limiter.borrowed_tokens == 6
+        limiter.release_on_behalf_of("an outsider")
+    assert trio.current_time() == 2

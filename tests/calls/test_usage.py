@@ -1,8 +1,11 @@
 """Wrong use: an error at once, before any item starts, that names the argument, what it got and what it takes."""
 
+import asyncio
 import functools
+import inspect
 import math
 import re
+import sys
 
 import pytest
 import trio
@@ -324,6 +327,17 @@ async def test_each_coroutine_among_fns_is_closed():
         await fanout.fan_out(coroutines, 1)
 
 
+@pytest.mark.parametrize("needs", [{"a", "b"}, frozenset("ab"), set()])
+def test_needs_without_an_order(needs):
+    with pytest.raises(TypeError, match=r"in order, got a (frozen)?set"):
+        fanout.Step(trio.sleep, needs=needs)
+
+
+@pytest.mark.parametrize("needs", [{"a": 1, "b": 2}, {"a": 1, "b": 2}.keys(), ["a", "b"], iter("ab")])
+def test_needs_with_an_order(needs):
+    assert fanout.Step(trio.sleep, needs=needs).needs == ("a", "b")
+
+
 @pytest.mark.parametrize("needs", [[["x"]], [{}]])
 def test_needs_that_cannot_be_names(needs):
     with pytest.raises(TypeError, match="needs of a Step must be an iterable of names"):
@@ -335,3 +349,93 @@ async def test_seconds_that_no_float_can_hold():
         await fanout.map(trio.sleep, [0], item_timeout=10**400)
     with pytest.raises(ValueError, match="move_on_after"):
         fanout.Settle(move_on_after=10**400)
+
+
+# Where it is called
+
+
+async def in_a_stream():
+    async with fanout.stream(double, [1]):
+        pass
+
+
+async def in_a_group():
+    async with fanout.open_group():
+        pass
+
+
+CALLS = {
+    "map": lambda: fanout.map(double, [1]),
+    "do": lambda: fanout.do(double, [1]),
+    "fan_out": lambda: fanout.fan_out([double], 1),
+    "run_graph": lambda: fanout.run_graph({}),
+    "stream": in_a_stream,
+    "open_group": in_a_group,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_outside_trio_says_what_to_do(name):
+    with pytest.raises(RuntimeError, match=rf"{name}\(\) needs Trio.*trio\.run"):
+        CALLS[name]().send(None)
+    with pytest.raises(RuntimeError, match=rf"{name}\(\) needs Trio.*trio\.run"):
+        asyncio.run(CALLS[name]())
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_in_a_thread_of_trios_says_what_to_do(name):
+    with pytest.raises(RuntimeError, match="not a Trio task"):
+        await trio.to_thread.run_sync(lambda: CALLS[name]().send(None))
+
+
+@pytest.mark.parametrize("name", ["start_soon", "statistics", "limiter", "cancel_scope", "stop"])
+def test_what_open_group_returns_says_how_to_get_at_the_group(name):
+    opener = fanout.open_group()
+    with pytest.raises(AttributeError, match="use 'async with open_group"):
+        getattr(opener, name)
+    assert not hasattr(opener, name)
+
+
+@pytest.mark.parametrize("name", ["receive", "stop", "statistics", "limiter", "aclose"])
+def test_what_stream_returns_says_how_to_get_at_the_results(name):
+    opener = fanout.stream(double, [1])
+    with pytest.raises(AttributeError, match="use 'async with stream"):
+        getattr(opener, name)
+
+
+@pytest.mark.parametrize("opener", [fanout.open_group(), fanout.stream(double, [1])])
+@pytest.mark.parametrize("name", ["start_sooner", "_run_", "__len__"])
+def test_an_attribute_that_neither_has_is_a_plain_attribute_error(opener, name):
+    with pytest.raises(AttributeError, match=f"object has no attribute '{name}'") as raised:
+        getattr(opener, name)
+    assert raised.value.name == name
+
+
+@pytest.mark.parametrize("opener", [fanout.open_group(), fanout.stream(double, [1])])
+def test_a_plain_for_says_what_is_to_be_written(opener):
+    with pytest.raises(RuntimeError, match=r"use 'async with .* not 'for \.\.\. in"):
+        for _ in opener:
+            pass
+
+
+# A full stack
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_full_stack_leaves_no_nursery_open(name):
+    """Whatever room is left when the call is made, it works or raises the RecursionError."""
+
+    async def call(room):
+        if room:
+            return await call(room - 1)
+        return await CALLS[name]()
+
+    depth = sys.getrecursionlimit() - len(inspect.stack(0))
+    raised = 0
+    for room in range(depth - 160, depth + 1):
+        try:
+            await call(room)
+        except RecursionError:
+            raised += 1
+        assert not trio.lowlevel.current_task().child_nurseries[1:]
+    assert 0 < raised < 160

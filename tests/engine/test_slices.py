@@ -1,0 +1,241 @@
+"""Slices: one for all runs of a Trio run, and no look at wall time under another clock than Trio's own."""
+
+import random
+import time
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+import trio_fanout as fanout
+from helpers import busy, rest_of
+from trio_fanout._core import slices
+
+
+async def at_once(x):
+    return x
+
+
+class Stopwatch:
+    """The most items that ran in one turn of Trio's loop."""
+
+    def __init__(self):
+        self.items = self.most = 0
+
+    async def item(self, x):
+        self.items += 1
+        busy(0.001)
+
+    async def watch(self):
+        while True:
+            self.most = max(self.most, self.items)
+            self.items = 0
+            await trio.lowlevel.checkpoint()
+
+
+async def side_by_side(fn):
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(fanout.do, fn, range(20))
+
+
+async def nested(fn):
+    async def inner(x):
+        await fanout.do(fn, range(20))
+
+    await fanout.do(inner, range(20))
+
+
+async def in_streams(fn):
+    async def read():
+        async with fanout.stream(fn, range(20)) as results:
+            await rest_of(results)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(read)
+
+
+async def in_groups(fn):
+    async def submit():
+        async with fanout.open_group() as group:
+            for x in range(20):
+                group.start_soon(fn, x)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(submit)
+
+
+async def in_graphs(fn):
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(fanout.run_graph, {x: fanout.Step(lambda x=x: fn(x)) for x in range(20)})
+
+
+@pytest.mark.parametrize("runs", [side_by_side, nested, in_streams, in_groups, in_graphs])
+async def test_all_runs_together_hold_up_other_tasks_for_one_slice(runs):
+    """An item takes a millisecond at least, so these bounds hold on a slow machine, too."""
+    stopwatch = Stopwatch()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stopwatch.watch)
+        await trio.lowlevel.checkpoint()
+        await runs(stopwatch.item)
+        nursery.cancel_scope.cancel()
+    assert stopwatch.most <= 22  # a slice and an item, early in one turn and late in the next
+
+
+async def test_tasks_that_wait_for_the_next_slice_are_woken_even_if_others_are_cancelled(autojump_clock):
+    """More of them wait than stay awake, and they belong to two runs, of which one is cancelled."""
+    many = 3 * slices.AT_ONCE
+    started = trio.Event()
+    done = []
+
+    async def item(x):
+        started.set()
+        done.append(x)
+
+    async def cancelled():
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel, scope)
+            await fanout.do(item, range(10 * many), limit=many)
+
+    async def cancel(scope):
+        await started.wait()
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancelled)
+        await fanout.do(item, range(many), limit=many)
+    assert len(done) >= many
+
+
+def forbid(*_):
+    raise AssertionError("wall time was read")
+
+
+def run_virtually(main, seed=0, **options):
+    """Run `main` on a virtual clock, with the order of tasks that `seed` gives."""
+    from trio._core import _run  # noqa: PLC0415
+
+    before = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r
+    _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r = True, random.Random(seed)
+    try:
+        return trio.run(main, clock=MockClock(**({"autojump_threshold": 0} | options)))
+    finally:
+        _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r = before
+
+
+def test_under_a_virtual_clock_wall_time_is_not_read(monkeypatch):
+    monkeypatch.setattr(slices, "perf_counter", forbid)
+
+    async def main():
+        await fanout.map(at_once, range(1000))
+        async with fanout.stream(at_once, range(1000)) as results:
+            return len(await rest_of(results))
+
+    assert run_virtually(main) == 1000
+
+
+async def test_on_trios_own_clock_slices_take_real_time(monkeypatch):
+    monkeypatch.setattr(slices, "perf_counter", lambda: 42)
+    slice_ = slices.Slice(trio.lowlevel.current_clock())
+    assert slice_.end == 42 + slices.SLICE
+
+
+@pytest.mark.parametrize("call", ["map", "stream", "group", "graph"])
+def test_the_same_seed_gives_the_same_schedule_however_slow_the_machine_is(call):
+    def schedule(delay):
+        seen = []
+
+        async def item(x):
+            seen.append((x, trio.current_time()))
+            if x % 7 == 0:
+                time.sleep(delay)  # noqa: ASYNC251  # a slow machine
+            if x % 3 == 0:
+                await trio.sleep(x / 10)
+
+        async def outsider():
+            while True:
+                seen.append(("outsider", trio.current_time()))
+                await trio.sleep(0.3)
+
+        async def main():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(outsider)
+                with trio.move_on_after(3):
+                    if call == "map":
+                        await fanout.map(item, range(50), limit=3)
+                    elif call == "stream":
+                        async with fanout.stream(item, range(50), limit=3, ordered=False) as results:
+                            async for index, _, _ in results:
+                                seen.append(("read", index))
+                                if index == 20:
+                                    results.stop()
+                    elif call == "group":
+                        async with fanout.open_group(limit=3) as group:
+                            for x in range(50):
+                                group.start_soon(item, x)
+                    else:
+                        await fanout.run_graph({x: fanout.Step(lambda x=x: item(x)) for x in range(50)}, limit=3)
+                nursery.cancel_scope.cancel()
+
+        run_virtually(main, seed=1)
+        return seen
+
+    assert schedule(0) == schedule(0.01)
+
+
+def test_a_cancellation_is_noticed_between_items_that_shield_themselves():
+    started = []
+
+    async def shielded(x):
+        started.append(x)
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+
+    async def main():
+        with trio.move_on_after(2.5):
+            await fanout.do(shielded, range(10), limit=1)
+
+    run_virtually(main)
+    assert started == [0, 1, 2]
+
+
+@pytest.mark.parametrize("options", [{}, {"autojump_threshold": float("inf")}])
+def test_functions_that_never_wait_let_other_tasks_run_on_a_clock_that_stands_still(options):
+    turns = []
+
+    async def ticker():
+        while True:
+            turns.append(trio.current_time())
+            await trio.lowlevel.checkpoint()
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ticker)
+            await fanout.do(at_once, range(20 * slices.AT_ONCE), limit=2)
+            nursery.cancel_scope.cancel()
+
+    run_virtually(main, **options)
+    assert len(turns) >= 20
+    assert set(turns) == {0}
+
+
+def test_a_clock_that_has_jumped_far_does_not_swallow_the_looks():
+    turns = []
+
+    async def main():
+        trio.lowlevel.current_clock().jump(1e18)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ticker)
+            await fanout.do(at_once, range(20 * slices.AT_ONCE), limit=2)
+            nursery.cancel_scope.cancel()
+
+    async def ticker():
+        while True:
+            turns.append(1)
+            await trio.lowlevel.checkpoint()
+
+    run_virtually(main, autojump_threshold=float("inf"))
+    assert len(turns) >= 20
