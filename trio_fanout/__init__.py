@@ -1,11 +1,11 @@
 """Bounded fan-out for Trio: one loop that runs an async function over many items under a limiter.
 
 ========================  ==============================================================================
-`map`                     many items, one function; gives back the results, by index
-`do`                      the same, nothing kept
+`map`                     many items, one function; returns the results, by index
+`do`                      the same, results discarded
 `fan_out`                 one item, many functions
 `stream`                  many items, one function; results as they come, with backpressure
-`open_group`              work that is found on the way: jobs that can start jobs
+`open_group`              work discovered along the way: jobs that can start jobs
 `run_graph`               steps that depend on each other
 ========================  ==============================================================================
 
@@ -16,21 +16,22 @@ policy              `map`, `do`, `fan_out`            `stream`                  
 ==================  ================================  ================================  =======================
 `FailFast`          cancel, raise the failure         hand over what is before it,      cancel, raise the failure
                                                       then raise it
-`Collect`           go on, raise a `FanOutError`      hand over successes, then raise   go on, raise a
+`Collect`           continue, raise a `FanOutError`   hand over successes, then raise   continue, raise a
                                                       a `FanOutError`                   `FanOutError`
-`Settle`            go on, give back outcomes         hand over outcomes                go on, give back outcomes
+`Settle`            continue, return outcomes         hand over outcomes                continue, return outcomes
                     (not `do`)                                                          (a group: by its handles)
 `FirstSuccess`      cancel the rest on a success,     `TypeError`                       `TypeError`
-                    give it back (not `do`)
+                    return it (not `do`)
 ==================  ================================  ================================  =======================
 
-`in_thread`, `in_process`, `in_executor`, `cap` and `throttle` make async functions for any of them out of other
-functions. A `Meter` counts calls and tells which of them run.
+`in_thread`, `in_process`, `in_executor`, `cap` and `throttle` turn other functions into async functions for any of
+them. A `Meter` counts calls and shows which of them are running.
 
 **Cancellation** is Trio's, everywhere: it is always delivered promptly and never swallowed. Under `FailFast` and
-`Collect` a failure that was recorded before or during a cancellation from outside is raised in its place, so that a
-time-out never hides the error behind it; ``with trio.move_on_after(...)`` around a call with a failure raises it. What
-is no `Exception`, such as `KeyboardInterrupt`, is never a failure: it cancels the run and is raised unwrapped.
+`Collect`, a failure that was recorded before or during a cancellation from outside is raised instead of it. So a
+timeout never hides the error behind it, and ``with trio.move_on_after(...)`` around a call with a failure raises that
+failure. Anything that is not an `Exception`, such as `KeyboardInterrupt`, is never a failure: it cancels the run and
+propagates unwrapped.
 """
 
 from __future__ import annotations

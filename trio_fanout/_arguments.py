@@ -1,4 +1,4 @@
-"""Checks of what callers pass: an error at once that names the argument, what it got and what it takes."""
+"""Checks of what callers pass: an immediate error that names the argument, what it got and what it takes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def check_awaitable(value: object) -> None:
     """Raise `NotAwaitable` unless `value`, which a function has returned, can be awaited."""
     if not inspect.isawaitable(value):
         msg = (
-            f"fn must be an async function, got {describe(value)} from it; wrap a blocking one in trio_fanout.in_thread"
+            f"fn must be an async function, but calling it returned {describe(value)}; "
+            "wrap a blocking function in trio_fanout.in_thread"
         )
         raise NotAwaitable(msg)
 

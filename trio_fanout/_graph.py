@@ -73,13 +73,13 @@ class Step(Generic[R_co]):
     Args:
         fn: an async function, called with the results of `needs` as positional arguments, in that order.
         needs: the names of the steps that have to succeed before this one starts.
-        settled: whether this step runs also if some of its needs fail. It then starts when all of them have ended, in
-            whatever way, and is called with their outcomes (``outcome.Value`` or ``outcome.Error``) in the place of
+        settled: whether this step runs even if some of its needs fail. It then starts when all of them have ended,
+            however they did, and is called with their outcomes (``outcome.Value`` or ``outcome.Error``) instead of
             their results. By default it is skipped if one of them fails. Under `FailFast` a failure ends the run all
             the same.
 
     Raises:
-        TypeError: `fn` is no function, `needs` is a string or cannot be iterated, or `settled` is no bool.
+        TypeError: `fn` is not callable, `needs` is a string, a set or not iterable, or `settled` is not a bool.
 
     Example::
 
@@ -119,8 +119,8 @@ async def run_graph(
 ) -> dict[NameT, Any]:
     """Run steps that need each other's results, each as soon as its own needs are done.
 
-    A step starts the moment that all it needs has succeeded and there is room under the limit, and not when a whole
-    level is done. Among those that are ready, the first in the mapping starts first.
+    A step starts as soon as its own needs have succeeded and there is room under the limit, not when a whole level is
+    done. Among those that are ready, the first in the mapping starts first.
 
     Args:
         steps: a mapping from names to `Step` objects. A name is anything that can be a key.
@@ -128,21 +128,21 @@ async def run_graph(
         policy: `FailFast()`, the default: a failure cancels the run, and is raised. `Collect()`: steps that do not
             depend on a failed one still run; those that do fail with `DependencyFailed`, which does not count towards
             `max_failures`; a `FanOutError` by the names of the steps is raised at the end. `Settle()`: the same, but
-            outcomes are given back.
+            outcomes are returned.
         item_timeout: seconds that each step may take, as for `map`.
 
     Returns:
         A dict from names to results, or to outcomes under `Settle`, in the order of the mapping.
 
     Raises:
-        Exception: under `FailFast`, the failure of the step that comes first in the mapping, itself.
+        Exception: under `FailFast`, the failure of the step that comes first in the mapping, unwrapped.
         FanOutError: under `Collect`, if any step failed.
         graphlib.CycleError: before anything starts, if steps need each other in a circle, with the circle in it.
-        ValueError: before anything starts, if a step needs one that is not there, or an argument is out of range.
+        ValueError: before anything starts, if a step needs one that does not exist, or an argument is out of range.
         TypeError: an argument is of the wrong type, or the function of a step is not async.
         RuntimeError: the task holds a token of `limit`, as for `map`.
 
-    **Cancellation**: as for `map`; the call is a checkpoint also with no steps.
+    **Cancellation**: as for `map`; the call is a checkpoint even with no steps.
 
     Example::
 
@@ -176,7 +176,7 @@ async def run_graph(
 
 
 def _checked(steps: Any) -> dict[Any, Step[Any]]:
-    """The steps in a plain dict: a mapping of another kind may take more for a name, one that folds case, say."""
+    """The steps in a plain dict: another kind of mapping may accept more as a name, for example one that folds case."""
     if not isinstance(steps, Mapping):
         msg = f"steps must be a mapping from names to Steps, got {describe(steps)}"
         raise TypeError(msg)
@@ -187,7 +187,7 @@ def _checked(steps: Any) -> dict[Any, Step[Any]]:
             raise TypeError(msg)
         for need in step.needs:
             if need not in checked:
-                msg = f"{label('step', name)} needs {safe_repr(need)}, which is none of the steps"
+                msg = f"{label('step', name)} needs {safe_repr(need)}, which is not one of the steps"
                 raise ValueError(msg)
     return checked
 
@@ -291,8 +291,7 @@ class _Graph(Source[int]):
         """Choose what the call raises."""
         failures, results = self._ledger.failures, self._ledger.results
         if not complete and failures and self._ledger.skips_dependents:
-            # The run was cut short. In an order in which needs come first, so that a chain of skipped steps is told
-            # link by link.
+            # The run was cut short. Needs come first, so that a chain of skipped steps is recorded link by link.
             for index in TopologicalSorter(self._needs()).static_order():
                 if index not in failures and (index >= len(results) or results[index] is MISSING):
                     self._skip(index)

@@ -1,4 +1,4 @@
-"""Work that is found on the way: `open_group`.
+"""Work discovered along the way: `open_group`.
 
 A group is a run whose source is a queue, into which the block and the jobs themselves put jobs.
 """
@@ -46,22 +46,22 @@ def open_group(
     """Open a group: a nursery with a limit and a policy, whose jobs can start jobs.
 
     ``async with open_group() as group`` gives a `Group`. `Group.start_soon` queues jobs, from the block or from inside
-    of jobs. The block ends when the queue is empty and every job is done. Jobs that start jobs never deadlock, at
-    any limit; jobs that wait for other jobs can, see `Handle.wait`. There is one task for each running job, none
-    for a queued one.
+    jobs. The block ends when the queue is empty and every job is done. Jobs that start jobs never deadlock, at any
+    limit; jobs that wait for other jobs can, see `Handle.wait`. There is one task for each running job, none for a
+    queued one.
 
     Args:
         limit: how many jobs may run at once, as for `map`.
         policy: `FailFast()`, the default: a failure cancels the jobs and the block, and is raised. `Collect()`: the
             other jobs go on, and a `FanOutError` is raised at the end, without `results`: the handles have them.
-            `Settle()`: failures are for the handles alone.
+            `Settle()`: failures are only in the handles.
         item_timeout: seconds that each job may take, as for `map`.
 
     Returns:
         An async context manager, to be entered once. What its block raises cancels the jobs, and is raised unwrapped.
 
     Raises:
-        TypeError, ValueError: at once, if an argument is wrong.
+        TypeError, ValueError: immediately, if an argument is wrong.
         RuntimeError: on entry, if the task holds a token of `limit`, as for `map`.
 
     **Cancellation** of the block cancels the jobs, and those that are queued are dropped. Under `FailFast` and
@@ -170,8 +170,8 @@ class Handle(Generic[R_co], metaclass=NoPublicConstructor):
         """Wait until the job is done, however it ended. It raises nothing on account of the job.
 
         A job that waits for another one holds its own place in the limit meanwhile: at ``limit=1`` that is a deadlock,
-        and so it is at any limit when all places are taken by jobs that wait. Shielded, it then waits even when the
-        group is cancelled. To be cancelled while it waits does nothing to the job.
+        and so it is at any limit when all places are taken by jobs that wait. If shielded, it goes on waiting even when
+        the group is cancelled. Cancelling the wait does nothing to the job.
         """
         if self._job.done:
             await trio.lowlevel.checkpoint()
@@ -185,7 +185,7 @@ class Handle(Generic[R_co], metaclass=NoPublicConstructor):
 class _Jobs(Queue[_Job]):
     """The jobs of a group: the source of its run, in which each job brings the context that it is to see, and the sink.
 
-    The sink tells the handles how their jobs ended, and the policy of failures.
+    As the sink, it tells the handles how their jobs ended, and the policy about failures.
     """
 
     __slots__ = ("_last_context", "_last_fn", "_last_name", "_ledger", "_running", "closing")
@@ -273,7 +273,7 @@ class _Jobs(Queue[_Job]):
         return self._ledger.label(index)
 
     def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
-        """Choose what the group raises. Its jobs may be cancelled: the handles tell."""
+        """Choose what the group raises. Its jobs may be cancelled: the handles show it."""
         return self._ledger.conclude(leaving, started, complete=True)
 
 
@@ -322,16 +322,16 @@ class Group(metaclass=NoPublicConstructor):
     def limiter(self) -> trio.CapacityLimiter:
         """The `trio.CapacityLimiter` that drives the group, which is the one that was passed, or its own.
 
-        To change its `total_tokens` turns the group down or up while it goes on, no later than when the next job
+        Changing its `total_tokens` slows the group down or speeds it up while it runs, at the latest when the next job
         finishes; 0 pauses it.
         """
         return self._limiter
 
     def start_soon(self, fn: Callable[[Unpack[Ts]], Awaitable[R]], *args: *Ts) -> Handle[R]:
-        """Queue a job, and return at once.
+        """Queue a job, and return immediately.
 
         The job sees the context variables as they are now, and starts when those before it have and there is room. It
-        may be called from the block and from inside of jobs.
+        may be called from the block and from inside jobs.
 
         Args:
             fn: an async function.
@@ -341,13 +341,13 @@ class Group(metaclass=NoPublicConstructor):
             A `Handle`, with which to wait for the job and to ask for its outcome.
 
         Raises:
-            TypeError: `fn` is no function.
+            TypeError: `fn` is not callable.
             RuntimeError: the group is over, or this is called from another thread.
         """
         check_function(fn)
         check_in_run(self._trio_token, "start_soon()")
         if self._jobs.closing and not self._jobs.open:
-            msg = "start_soon() after the end of the group: no job can be started any more"
+            msg = "start_soon() was called after the group had ended"
             raise RuntimeError(msg)
         handle: Handle[R] = create(Handle, self._jobs.add(fn, args))
         if self._run.stopped:
@@ -362,8 +362,8 @@ class Group(metaclass=NoPublicConstructor):
         Jobs that are queued, wait for a token or are submitted afterwards never start. Their handles end as cancelled,
         immediately. The block is not cancelled. Failures of the jobs that run are raised as the policy says.
 
-        This is the way to wind down without losing work, from a task that waits for Ctrl-C, for example. Calling it
-        again, or after the end of the group, does nothing.
+        Use it to wind down without losing work, for example from a task that waits for Ctrl-C. Calling it again, or
+        after the end of the group, does nothing.
 
         Raises:
             RuntimeError: called from another thread.

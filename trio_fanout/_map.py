@@ -61,20 +61,20 @@ async def map(
     policy: FailFast | Collect | Settle | FirstSuccess = FAIL_FAST,
     item_timeout: float | None = None,
 ) -> Any:
-    """Run an async function on many items, at most `limit` at once, and give back the results by index.
+    """Run an async function on many items, at most `limit` at once, and return the results by index.
 
     Args:
         fn: an async function of one item. It may also be a plain function that returns something to await.
-        items: an iterable or an async iterable; what is both is used as an async one. It is read lazily: never more
-            than `limit` items are taken and unfinished, and they start in its order. An async iterable is read in the
-            calling task, and an async generator is closed there when the call ends early; other async iterables are
-            left open.
+        items: an iterable or an async iterable; an object that is both is treated as async. It is read lazily: never
+            more than `limit` items are taken and unfinished, and they start in its order. An async iterable is read in
+            the calling task, and an async generator is closed there when the call ends early. So is a plain generator.
+            Other iterators belong to the caller and are left open.
         limit: how many items may run at once: an int of 1 or more, `math.inf`, or a `trio.CapacityLimiter` to share.
-            By default 40. A number makes a limiter that lives as long as the call. Of a shared one, each running item
-            holds a token, borrowed by the task that runs it, and waits for it first come, first served, beside all
-            others that use the limiter. Its `total_tokens` may change during the call; 0 pauses it.
-        policy: what a failure does, and what is given back: `FailFast()`, the default, `Collect()`, `Settle()` or
-            `FirstSuccess()`. A failure is an `Exception` that came out of an item.
+            Defaults to 40. A number makes a limiter that lives as long as the call. With a shared limiter, each running
+            item holds one token, borrowed by the task that runs it; items queue for tokens first come, first served,
+            alongside all other users of the limiter. Its `total_tokens` may change during the call; 0 pauses it.
+        policy: what a failure does, and what is returned: `FailFast()`, the default, `Collect()`, `Settle()` or
+            `FirstSuccess()`. A failure is an `Exception` that escapes from an item.
         item_timeout: seconds that each item may take, counted from when `fn` is called; a number above 0. One that
             takes longer is cancelled, and fails with `trio.TooSlowError`. By default there is no such limit. For all
             items together, use ``with trio.fail_after(...)``.
@@ -84,16 +84,18 @@ async def map(
         order the items finished in. Under `Settle` a list of outcomes. Under `FirstSuccess` the first result.
 
     Raises:
-        Exception: under `FailFast`, the failure with the lowest index, itself.
+        Exception: under `FailFast`, the failure with the lowest index, unwrapped.
         FanOutError: under `Collect`, if any item failed; under `FirstSuccess`, if all did.
-        ValueError: under `FirstSuccess`, there were no items; or an argument is out of range.
-        TypeError: an argument is of the wrong type, or `fn` is not async. No item's failure, whatever the policy.
+        ValueError: under `FirstSuccess`, if there were no items; or an argument is out of range.
+        TypeError: an argument is of the wrong type, or `fn` is not async. Raised directly, whatever the policy; never
+            recorded as an item's failure.
         RuntimeError: the calling task, or one above it, holds a token of `limit`, and so could wait for itself.
 
-    What `items` raises cancels the items in flight and is raised itself, with the failures so far chained to it.
+    If `items` raises, the items in flight are cancelled and its exception propagates, with the failures so far chained
+    to it.
 
-    **Cancellation**: the call is a checkpoint, also with no items or with functions that never wait; a run of those
-    lets other tasks in, and notices a cancellation, every few milliseconds. When it is cancelled, so are the items in
+    **Cancellation**: the call is always a checkpoint, even with no items or with functions that never wait; with those,
+    it lets other tasks in and notices a cancellation every few milliseconds. When it is cancelled, so are the items in
     flight, and no other starts. All have ended when it returns or raises. Items are isolated as tasks are: none sees
     a context variable that another one has set.
 
@@ -118,12 +120,12 @@ async def do(
     policy: FailFast | Collect = FAIL_FAST,
     item_timeout: float | None = None,
 ) -> None:
-    """Run an async function on many items, at most `limit` at once, and keep nothing.
+    """Run an async function on many items, at most `limit` at once, and discard the results.
 
-    It is `map` without the results: memory stays flat over any number of items, and the items may be endless.
+    It is `map` without the results: memory stays flat however many items there are, and the source may be endless.
 
     Args:
-        fn: as for `map`. What it returns is dropped.
+        fn: as for `map`. Its return value is discarded.
         items: as for `map`.
         limit: as for `map`.
         policy: `FailFast()`, the default, or `Collect()`, whose `FanOutError` then has no `results`.
@@ -179,10 +181,11 @@ async def fan_out(
     policy: FailFast | Collect | Settle | FirstSuccess = FAIL_FAST,
     item_timeout: float | None = None,
 ) -> Any:
-    """Run many async functions on one value, at most `limit` at once, and give back the results by index.
+    """Run many async functions on one value, at most `limit` at once, and return the results by index.
 
     Args:
-        fns: a finite iterable of async functions, each of which gets `value`. All are checked before any starts.
+        fns: a finite iterable of async functions, each of which is called with `value`. All are checked before any
+            starts.
         value: what they are called with.
         limit: as for `map`.
         policy: as for `map`.
@@ -237,10 +240,10 @@ async def _run(
     item_timeout: float | None,
     name: str,
 ) -> Any:
-    """Run `fn` over all `items` into `sink`, and give back or raise what `ledger` makes of it.
+    """Run `fn` over all `items` into `sink`, and return or raise what `ledger` makes of it.
 
-    It is a checkpoint: the first worker looks for a cancellation, as does who reads an async source, and the nursery
-    lets other tasks run.
+    It is a checkpoint: each worker looks for a cancellation as it starts, as does the task that reads an async source,
+    and the nursery lets other tasks run.
     """
     check_limit(limit)
     check_seconds(item_timeout, "item_timeout")

@@ -89,8 +89,8 @@ def stream(
     """Run an async function on many items, and hand over the results as they come, with backpressure.
 
     ``async with stream(...) as results`` starts the run and gives a `ResultChannel` of `Completed` tuples, to be read
-    in the block. The items run beside the block, and a failing item never cancels the block in the middle of
-    something: what went wrong is raised where the results are read.
+    in the block. The items run beside the block, and a failing item never interrupts the block: its failure is raised
+    where the results are read.
 
     Args:
         fn: as for `map`.
@@ -103,15 +103,15 @@ def stream(
         item_timeout: as for `map`.
         ordered: whether results are handed over in the order of the items, which is the default, or as they finish.
         buffer: how many results may wait for the reader: an int of 0 or more, or `math.inf`; by default as many as
-            `limit`. At most `limit` + `buffer` items are taken from `items` and not yet handed over, so that a slow
-            reader slows the workers down.
+            `limit`. At most `limit` + `buffer` items are taken from `items` and not yet handed over. So a slow reader
+            slows the workers down.
 
     Returns:
         An async context manager, to be entered once. What its block raises is raised unwrapped. When the block is
         left, what is in flight is cancelled and waited for.
 
     Raises:
-        TypeError, ValueError: at once, if an argument is wrong.
+        TypeError, ValueError: immediately, if an argument is wrong.
         RuntimeError: on entry, if the task holds a token of `limit`, as for `map`.
         Exception: from reading, the failure or what `items` raised; on leaving, if it was not raised by then and the
             block raises nothing itself.
@@ -142,8 +142,8 @@ class ResultStatistics:
     """What a stream is doing, as `ResultChannel.statistics` gives it.
 
     Attributes:
-        running: how many items are at work.
-        ready: how many results `ResultChannel.receive` would give at once.
+        running: how many items are running.
+        ready: how many results `ResultChannel.receive` would return immediately.
         outstanding: how many items were taken from the source and not yet handed over.
         stopped: whether `ResultChannel.stop`, a failure or the end of the block has ended the stream.
     """
@@ -170,7 +170,7 @@ class _Results(Generic[T]):
     reader: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)  # while nothing is ready
     over: bool = False  # no result will be added
     cut_short: bool = False  # by `stop` or a failure: some items have no result
-    closed: bool = False  # by `aclose`, the end of the block, or what is no Exception
+    closed: bool = False  # by `aclose`, the end of the block, or a BaseException that is not an Exception
     error: Exception | None = None  # what the iteration ends with, until it is raised
 
     def succeeded(self, index: int, item: T, value: object, /) -> None:
@@ -292,8 +292,8 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
     def limiter(self) -> trio.CapacityLimiter:
         """The `trio.CapacityLimiter` that drives the stream, which is the one that was passed, or its own.
 
-        To change its `total_tokens` turns the stream down or up while it goes on, no later than when the next item
-        finishes; 0 pauses it.
+        Changing its `total_tokens` slows the stream down or speeds it up while it runs, at the latest when the next
+        item finishes; 0 pauses it.
         """
         return self._limiter
 
@@ -307,7 +307,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
             The next `Completed` tuple: by index if the stream is ordered, otherwise as items finish.
 
         Raises:
-            trio.EndOfChannel: there is none any more.
+            trio.EndOfChannel: there are no more results.
             Exception: the failure, or what the source raised, when all results before it have been handed over.
             trio.BusyResourceError: another task is reading.
             trio.ClosedResourceError: the channel is closed, or is closed by another task during this call.
@@ -344,7 +344,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
         An item that has been taken from the source and not been started is dropped: one that has just been read, or
         waits for a token.
 
-        This is the way to wind down without losing work, from a task that waits for Ctrl-C, say. To do it again does
+        Use it to wind down without losing work, for example from a task that waits for Ctrl-C. Calling it again does
         nothing.
 
         Raises:
@@ -428,7 +428,7 @@ class _Stream(OpensOnce, Generic[T, R]):
         except BaseException as exc:  # noqa: ASYNC103  # kept, or raised again
             # The block is cancelled, or soon will be, but maybe not the task that reads: to it this is not the end.
             self._results.closed = True
-            if not self._nursery.keep(exc, "an item raised what is no Exception"):
+            if not self._nursery.keep(exc, "an item raised a BaseException"):
                 raise
         finally:
             self._results.finish()

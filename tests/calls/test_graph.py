@@ -802,7 +802,7 @@ async def test_steps_are_known_by_the_names_that_the_mapping_shows():
     async def increment(number):
         return number + 1
 
-    with pytest.raises(ValueError, match="step 'b' needs 'A', which is none of the steps"):
+    with pytest.raises(ValueError, match="step 'b' needs 'A', which is not one of the steps"):
         await fanout.run_graph(Folding(a=fanout.Step(one), b=fanout.Step(increment, needs=("A",))))
     assert await fanout.run_graph(Folding(a=fanout.Step(one), b=fanout.Step(increment, needs=("a",)))) == {
         "a": 1,

@@ -566,7 +566,7 @@ def test_settled_is_part_of_what_a_step_is():
 
 
 async def test_needs_of_a_settled_step_are_checked_before_anything_starts(step):
-    with pytest.raises(ValueError, match=r"step 'b' needs 'c', which is none of the steps"):
+    with pytest.raises(ValueError, match=r"step 'b' needs 'c', which is not one of the steps"):
         await fanout.run_graph({"a": step("a"), "b": step("b", 1, ["c"], settled=True)})
     with pytest.raises(CycleError):
         await fanout.run_graph({"a": step("a", 1, ["b"]), "b": step("b", 1, ["a"], settled=True)})

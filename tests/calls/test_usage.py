@@ -286,7 +286,7 @@ async def test_fn_that_returns_what_cannot_be_awaited_ends_the_run(shared, polic
 
 @POLICIES
 async def test_what_cannot_be_awaited_is_told_with_the_name_of_the_run(policy):
-    with pytest.raises(TypeError, match=r"^map\(blocking\): fn must be an async function, got 1 from it"):
+    with pytest.raises(TypeError, match=r"^map\(blocking\): fn must be an async function, but calling it returned 1"):
         await fanout.map(blocking, [1], policy=policy)
 
 

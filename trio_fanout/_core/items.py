@@ -33,7 +33,7 @@ def split_failure(exc: BaseException) -> tuple[Exception | None, BaseException |
     """What of `exc` is the item's failure, and what is to be raised; each may be None.
 
     A group that mixes a cancellation with errors is both. A cancellation alone is not a failure, nor is anything that
-    holds a `KeyboardInterrupt`, say.
+    holds a `KeyboardInterrupt`, for example.
     """
     if type(exc) is NotAwaitable:  # the caller's mistake
         return None, TypeError(f"{trio.lowlevel.current_task().name}: {exc}")

@@ -34,13 +34,14 @@ def _reserve(frames: int) -> None:
 
 @protected()
 class SingleExceptionNursery:
-    """A nursery whose `close` gives the one exception to be raised for all that its block and its tasks raised.
+    """A nursery whose `close` returns the one exception to be raised for all that its block and its tasks raised.
 
     Only cancellations go through Trio's nursery. All else is kept here: Trio would wrap it, split groups, and ask for
     its `repr`, which may raise.
 
-    Of several exceptions, `close` gives one, in this order: what is no `Exception` (`KeyboardInterrupt`, `SystemExit`),
-    what the block raised, what a task raised, a `Cancelled`. The others, but for `Cancelled`, are chained to it.
+    Of several exceptions, `close` returns one, in this order: one that is not an `Exception` (`KeyboardInterrupt`,
+    `SystemExit`), what the block raised, what a task raised, a `Cancelled`. The others, except `Cancelled`, are chained
+    to it.
 
     A *foreign* `Cancelled` is one that no scope around its task has caused: an item or a source raised again what it
     got elsewhere. Trio's nursery would take it for its own, cancel itself and swallow it, and what is done by then
@@ -88,7 +89,7 @@ class SingleExceptionNursery:
         return kept
 
     async def close(self, exc: BaseException | None) -> BaseException | None:
-        """Wait until all tasks have ended. Gives what is to be raised, or None; `exc` is what the block has raised."""
+        """Wait until all tasks have ended. Returns what is to be raised, or None. `exc` is what the block raised."""
         members: Sequence[BaseException] = ()
         if exc is not None and self.keep(exc, f"the block raised {type(exc).__name__}"):
             self._raised.insert(0, self._raised.pop())  # before those of tasks

@@ -192,7 +192,7 @@ class Run(Generic[T, R]):
                 await source.reader.park()
         return crew.ended is None
 
-    # What tells how it goes
+    # How it is going
 
     @property
     def stopped(self) -> bool:
