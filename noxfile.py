@@ -155,7 +155,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def orders(session: nox.Session) -> None:
-    """Random plans over all calls, each under many orders of Trio's ready tasks, for ten minutes, or `-- --minutes N`."""
+    """Random plans over all calls, each under many orders of ready tasks: ten minutes, or `-- --minutes N`."""
     session.install(f".[{EXTRAS}]", *TESTS)
     session.run("python", "tests/orders.py", *(session.posargs or ["--minutes", "10"]))
 
