@@ -119,7 +119,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(tags=["full"])
 def pictures(session: nox.Session) -> None:
     """The pictures in the documentation agree with the runs that they show; `-- --draw` redraws them."""
-    session.install(".")
+    session.install(".", "matplotlib")
     session.run("python", "docs/pictures.py", *(session.posargs or ["--check"]))
 
 
