@@ -84,20 +84,20 @@ def lines(ax: Axes, rows: list[dict]) -> None:
 
 
 def cost_by_contender(results: Results, ax: Axes) -> None:
-    bars(ax, results.of("50,000 items that do nothing", "µs an item"))
+    bars(ax, results.of("50,000 items that do nothing", "µs per item"))
     ax.set_xlabel("µs of CPU time an item")
     ax.set_title(results.title("50,000 items that do nothing"))
 
 
 def cost_by_items(results: Results, ax: Axes) -> None:
-    lines(ax, results.of("by number of items", "µs an item"))
+    lines(ax, results.of("by number of items", "µs per item"))
     ax.set_xlabel("items in a call")
     ax.set_ylabel("µs of CPU time an item")
     ax.set_title("Items that do nothing: the call is paid by its items")
 
 
 def cost_by_limit(results: Results, ax: Axes) -> None:
-    lines(ax, results.of("by limit", "µs an item"))
+    lines(ax, results.of("by limit", "µs per item"))
     ax.set_xlabel("limit")
     ax.set_ylabel("µs of CPU time an item")
     ax.set_title("20,000 items that do one checkpoint")
@@ -112,9 +112,9 @@ def memory_by_items(results: Results, ax: Axes) -> None:
 
 
 def elsewhere(results: Results, ax: Axes) -> None:
-    rows = [row for row in results.rows if row["unit"] == "µs a call, by the clock on the wall"]
+    rows = [row for row in results.rows if row["unit"] == "µs per call, wall time"]
     bars(ax, rows, "lowest")
-    ax.set_xlabel("µs a call, by the clock on the wall, in the quickest of five rounds")
+    ax.set_xlabel("µs per call, wall time, in the quickest of five rounds")
     ax.set_title("Calls that do nothing, in a thread, a process, on a cluster")
 
 
