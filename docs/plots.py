@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import floor, log10
 from typing import TYPE_CHECKING
 
 import drawing
 from drawing import BLUE, GREEN, GREY, ORANGE, VIOLET
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ class Plot:
     x: str | None = None  # None for bars, one for each name
 
     def save(self, path: Path) -> None:
-        height = 1 + 0.45 * len(self.points) if self.x is None else 2.8 + 0.25 * len(self.points)
+        height = 1 + 0.5 * len(self.points) if self.x is None else 2.8 + 0.25 * len(self.points)
         figure = Figure(figsize=(drawing.WIDTH, height), layout="constrained")
         axes = figure.subplots()
         if self.x is None:
@@ -42,24 +43,28 @@ class Plot:
         for place, (name, [(_, value)]) in enumerate(self.points.items()):
             bar = axes.barh(place, value, 0.4, color=BLUE if name.startswith(OURS) else GREY)
             axes.bar_label(bar, [short(value)], padding=3)
-            axes.annotate(name, (0, place), (0, 8), ("axes fraction", "data"), "offset points")
+            axes.annotate(name, (0, place), (0, 10), ("axes fraction", "data"), "offset points")
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:,g}")
         axes.set_ylim(len(self.points) - 0.5, -0.8)
         axes.margins(x=0.15)
+        axes.set_xlim(left=10 ** floor(log10(min(value for [(_, value)] in self.points.values()))))
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(self.unit)
 
     def draw_lines(self, figure, axes) -> None:
         """A line for each name, on scales of powers of ten."""
-        for color, (name, points) in zip(COLORS, self.points.items(), strict=False):
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=color, label=name)
+        ours_first = sorted(self.points, key=lambda name: not name.startswith("map"))
+        for color, name in zip(COLORS, ours_first, strict=False):
+            axes.plot(*zip(*self.points[name], strict=True), marker="o", markersize=4, color=color, label=name)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.xaxis.set_major_formatter("{x:,g}")
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 10k, 1M
         axes.yaxis.set_major_formatter("{x:,g}")
-        axes.yaxis.set_minor_locator(LogLocator(subs=()))
         axes.grid(visible=True, axis="y", color="black", alpha=0.15)
         axes.set_xlabel(self.x)
         axes.set_ylabel(self.unit)
@@ -95,7 +100,7 @@ def plots(results) -> dict[str, Plot]:
         ),
         "memory_by_items": Plot(
             "Peak of memory; less than 0.01 MiB is drawn as that",
-            "additional resident memory, MiB",
+            "more resident memory, MiB",
             {
                 name: [(items, max(grown, 0.01)) for items, grown in points]
                 for name, points in results.points("more resident memory", "MiB").items()

@@ -1,4 +1,4 @@
-"""The pages and plots show the figures of benchmarks/results.json. If not, `python docs/figures.py` writes them anew."""
+"""The pages and plots show the figures of benchmarks/results.json; if not, `python docs/figures.py` renews them."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,7 @@ PROJECT = Path(__file__).parents[2]
 def figures(monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.syspath_prepend(PROJECT / "docs")
-    import figures
+    import figures  # noqa: PLC0415  # as it needs matplotlib
 
     return figures
 
@@ -25,10 +25,8 @@ def test_pages_show_the_figures_that_were_measured(figures):
 
 
 def test_plots_show_the_figures_that_were_measured(figures):
-    import drawing
-
     plots = figures.plots.plots(figures.Results())
     files = {path.stem: path for path in (PROJECT / "docs" / "plots").glob("*.svg")}
     assert set(files) == set(plots)
     for name, plot in plots.items():
-        assert drawing.shows(files[name], asdict(plot)), name
+        assert figures.plots.drawing.shows(files[name], asdict(plot)), name
