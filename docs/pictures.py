@@ -24,6 +24,7 @@ import outcome
 import trio
 from drawing import BLUE, ORANGE, VIOLET
 from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
 from trio.testing import MockClock
 
 import trio_fanout as fanout
@@ -230,13 +231,15 @@ def draw_timeline(axes, rows, bars, waits=(), links=()):
     for row, start, end, what in bars:
         axes.barh(place[row], max(end - start, thin), 0.65, start, linewidth=0.8, label=what, **LOOKS[what])
         if what == "failed":
-            axes.plot(end - 2 * thin, place[row], "x", color="white", markeredgewidth=2)
+            inside = offset_copy(axes.transData, axes.figure, x=-7, units="points")
+            axes.plot(end, place[row], "x", color="white", markeredgewidth=2, transform=inside)
     for row, start, end in waits:
         axes.hlines(place[row], start, end, color="black", linestyle=":", label="waiting")
     for row, other, time in links:
         axes.vlines(time, place[row], place[other], color="black", linewidth=0.8)
-    for row in set(rows) - {row for row, *_ in bars}:
-        axes.text(2 * thin, place[row], "not started", va="center", alpha=0.7)
+    started = {row for row, *_ in bars}
+    for row in (row for row in rows if row not in started):
+        axes.annotate("not started", (0, place[row]), (5, 0), textcoords="offset points", va="center", alpha=0.7)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
