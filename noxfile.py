@@ -1,4 +1,4 @@
-"""The checks of this project: `nox` runs those that a change needs first, `nox -t full` all others.
+"""The checks of this project: `nox` runs those that every change needs, `nox -t full` the others.
 
 `nox -l` lists them, `nox -s NAME` runs one.
 """
@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
-nox.options.error_on_missing_interpreters = True  # no session of the short run needs another Python
+nox.options.error_on_missing_interpreters = False  # a session whose Python is not installed is skipped, with a warning
 nox.options.sessions = ["plan", "lint", "types", "coverage"]
 
 os.environ["PIP_NO_COMPILE"] = "1"  # most of what is installed is never imported
@@ -31,42 +31,44 @@ DOCS = nox.project.dependency_groups(PROJECT, "docs")
 WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
 
 EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
-QUICK = "not dask and not slow"  # the rest runs once, on the newest Python
-PARALLEL = [
-    "-n",
-    "auto",
-    "--dist",
-    "worksteal",
-]  # a process for each CPU; an idle one takes over what waits for another
+QUICK = "not dask and not slow"  # the sessions `slow` and `dask` run the others
+# A process for each CPU. An idle one takes over tests that wait for another.
+PARALLEL = ["-n", "auto", "--dist", "worksteal"]
 
 
 @nox.session(venv_backend="none")
 def plan(session: nox.Session) -> None:
-    """What a plain `nox` does, and how long it takes."""
-    session.log("Style, types, then the tests (but the slowest) with coverage: two to three minutes on two idle CPUs.")
-    session.log("`nox -t full` runs what is left.")
+    """Says what a plain `nox` does, and how long it takes."""
+    session.log("Style, types, and the quick tests with coverage: two to three minutes on two idle CPUs.")
+    session.log("`nox -t full` runs the other checks.")
 
 
 @nox.session(venv_backend="none", tags=["full"])
 def plan_full(session: nox.Session) -> None:
-    """What `nox -t full` does, and how long it takes."""
-    session.log(f"The tests on Python {', '.join(PYTHONS)}, with the oldest dependencies and from the wheel;")
-    session.log("Dask, the documentation, the benchmarks: about 10 minutes on two CPUs.")
+    """Says what `nox -t full` does, and how long it takes."""
+    session.log(f"The tests on Python {', '.join(PYTHONS)} (those that are installed), with the oldest dependencies,")
+    session.log("and from the wheel; slow tests, Dask, documentation, benchmarks: about 12 minutes on two CPUs.")
 
 
-# In a full run the first Python has the suite in `tests_oldest`, the second in `wheel`.
+# In a full run, `tests_oldest` runs the suite on the first Python, and `wheel` on the second.
 @nox.session
 @nox.parametrize("python", [nox.param(python, tags=["full"] if python in PYTHONS[2:] else []) for python in PYTHONS])
 def tests(session: nox.Session) -> None:
-    """The suite, against the installed package; of its slow tests, all on the newest Python."""
+    """The quick tests, with the package installed."""
     session.install(f".[{EXTRAS}]", *TESTS)
-    marked = "not dask" if session.python == PYTHONS[-1] else QUICK
-    session.run("pytest", *PARALLEL, "-m", marked, *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", QUICK, *session.posargs)
+
+
+@nox.session(tags=["full"])
+def slow(session: nox.Session) -> None:
+    """The slow tests."""
+    session.install(f".[{EXTRAS}]", *TESTS)
+    session.run("pytest", *PARALLEL, "-m", "slow and not dask", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0], tags=["full"])
 def tests_oldest(session: nox.Session) -> None:
-    """The suite with the oldest version of everything that pyproject.toml states a floor for."""
+    """The quick tests, with the oldest version of everything that pyproject.toml sets a floor for."""
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [
         *PROJECT["project"]["dependencies"],
@@ -80,7 +82,7 @@ def tests_oldest(session: nox.Session) -> None:
 
 
 def _floor(requirement: str) -> str | None:
-    """The requirement pinned to its floor, or None where it states none."""
+    """The requirement pinned to its floor, or None if it has none."""
     parsed = Requirement(requirement)
     floors = [spec.version for spec in parsed.specifier if spec.operator == ">="]
     return f"{parsed.name}=={floors[0]}" if floors else None
@@ -88,8 +90,8 @@ def _floor(requirement: str) -> str | None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """The suite, with every line and branch of the package counted: all of them must have run."""
-    # In place, so that subprocesses and the report speak of the same files.
+    """The quick tests must run every line and branch of the package."""
+    # Installed in place, so that subprocesses and the report name the same files.
     session.install("--editable", f".[{EXTRAS}]", *TESTS)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *PARALLEL, "-m", QUICK, *session.posargs)
@@ -101,13 +103,13 @@ def coverage(session: nox.Session) -> None:
 def dask(session: nox.Session) -> None:
     """The tests that run a Dask cluster."""
     session.install(f".[{EXTRAS},dask]", *TESTS)
-    # 5: there are none.
+    # 5: there are no such tests.
     session.run("pytest", "-m", "dask", *session.posargs, success_codes=[0, 5])
 
 
 @nox.session(tags=["full"])
 def docs(session: nox.Session) -> None:
-    """The site, in docs/_build: no warnings, no dead links within it. And the commands of the README that set it up."""
+    """Builds the site in docs/_build, without warnings or dead links, and tries the README's first commands."""
     session.install(f".[{EXTRAS}]", *DOCS, *TESTS)
     shutil.rmtree("docs/_build", ignore_errors=True)
     session.run("sphinx-build", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build", *session.posargs)
@@ -116,8 +118,8 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(tags=["full"])
 def pictures(session: nox.Session) -> None:
-    """The pictures of the documentation show what the runs look like; `-- --draw` draws them anew."""
-    session.install(".")
+    """The pictures in the documentation agree with the runs that they show; `-- --draw` redraws them."""
+    session.install(".", "matplotlib")
     session.run("python", "docs/pictures.py", *(session.posargs or ["--check"]))
 
 
@@ -127,16 +129,16 @@ def lint(session: nox.Session) -> None:
     session.install(*LINT)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    # For the package also rules that are off unless asked for, such as no bare async generators. Not 102 and 91x: an
-    # `__aexit__` awaits its nursery, and that public calls are checkpoints is for tests to show: private ones need not.
+    # In the package, even the optional rules, such as no bare async generators. But not 102, because an `__aexit__`
+    # awaits its nursery, nor 91x, because only public calls are checkpoints, which tests show.
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC102,ASYNC91", "trio_fanout")
-    # The tests do on purpose what it warns of.
+    # Not the tests: they do on purpose what it warns about.
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", "benchmarks", "noxfile.py")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types: mypy and pyright, both strict, over the package and over tests/typing, and nothing public untyped."""
+    """Types: mypy and pyright, both strict, over the package and tests/typing; everything public is typed."""
     session.install("--editable", f".[{EXTRAS}]", *TYPES)
     session.run("mypy")
     session.run("pyright")
@@ -145,24 +147,31 @@ def types(session: nox.Session) -> None:
 
 @nox.session(tags=["full"])
 def bench(session: nox.Session) -> None:
-    """The benchmarks, each just long enough to see that it works, and by how much instructions have moved."""
+    """The benchmarks, just long enough to see that they work, and how the number of instructions has changed."""
     session.install(".[process]", *BENCH)
     session.run("python", "benchmarks/run.py", "--quick", *session.posargs)
     session.run("python", "benchmarks/instructions.py")
 
 
 @nox.session
+def orders(session: nox.Session) -> None:
+    """Random plans over all calls, each under many orders of ready tasks: ten minutes, or `-- --minutes N`."""
+    session.install(f".[{EXTRAS}]", *TESTS)
+    session.run("python", "tests/orders.py", *(session.posargs or ["--minutes", "10"]))
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
-    """Small changes to the package, one at a time: a test should fail. An hour; less by `-- --mutate FILE`."""
+    """Changes the package in one place after another: a test should fail. Hours, or `-- --mutate FILE`."""
     session.install("--editable", f".[{EXTRAS}]", *TESTS)
-    only = ["-m", "not slow or hypothesis"]  # the models see most, whatever they take
+    only = ["-m", "not slow or hypothesis"]  # the models notice most, and are worth their time
     env = {"PYTHONPATH": "tests/tools", "CI": "1"}
     session.run("pytest", "-p", "mutants", "-p", "no:xdist", "-q", *only, *session.posargs, env=env)
 
 
 @nox.session(python=PYTHONS[1], tags=["full"])
 def wheel(session: nox.Session) -> None:
-    """What is published: the wheel by itself, and the suite of the source distribution against it."""
+    """What is published: the wheel by itself, then with the quick tests from the source distribution."""
     tmp = Path(session.create_tmp()).resolve()
     shutil.rmtree(tmp / "dist", ignore_errors=True)
     shutil.rmtree(tmp / "sdist", ignore_errors=True)
@@ -173,7 +182,7 @@ def wheel(session: nox.Session) -> None:
     (sdist,) = (tmp / "dist").glob("*.tar.gz")
     session.run("twine", "check", "--strict", str(built), str(sdist))
 
-    # Installed by itself, away from this directory.
+    # The wheel by itself, away from this directory.
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp / "sdist", filter="data")
     (unpacked,) = (tmp / "sdist").iterdir()
@@ -185,6 +194,6 @@ def wheel(session: nox.Session) -> None:
     session.run(python, "-m", "pip", "install", "--quiet", str(built), external=True)
     session.run(python, "tests/check_wheel.py", external=True)
 
-    # The suite that was published, against the wheel that was published.
+    # The published tests, against the published wheel.
     session.run(python, "-m", "pip", "install", "--quiet", f"{built}[{EXTRAS}]", *TESTS, external=True)
     session.run(python, "-m", "pytest", *PARALLEL, "-m", QUICK, *session.posargs, external=True)

@@ -68,7 +68,7 @@ def measure(quick: bool) -> Iterator[Row]:
         times = interleave(measures, rounds)
     title = f"{count:,} calls that do nothing elsewhere ({len(few)} on Dask), limit={LIMIT}"
     for name in measures:
-        yield Row(title, name, "µs a call, by the clock on the wall", times.wall_micros(name))
+        yield Row(title, name, "µs per call, wall time", times.wall_micros(name))
 
 
 def mapped(fn: Callable[[int], object], items: range, limit: int = LIMIT) -> Work:

@@ -1,7 +1,8 @@
 """The same work done in many ways: by this package, by hand, and by its peers.
 
-Each function here takes what is to be called and the items, prepares what is not to be measured, and gives back an
-async function without arguments that does the work.
+A contender is an async function of what is called and the items. Where its arguments take time to make, which is not
+to be measured, its attribute `prepare` makes them of these two. Its attribute `library` names an event loop that is not
+Trio's.
 """
 
 from __future__ import annotations
@@ -21,10 +22,20 @@ if TYPE_CHECKING:
 
     Fn: TypeAlias = Callable[[int], Awaitable[int]]
     Work: TypeAlias = Callable[[], Awaitable[Any]]
-    Contender: TypeAlias = Callable[[Fn, Sequence[int]], Work]
+    Contender: TypeAlias = Callable[..., Awaitable[Any]]
 
 LIMIT = 16
 VARIABLE = contextvars.ContextVar("VARIABLE")
+
+
+def work_of(contender: Contender, fn: Fn, items: Sequence[int]) -> Work:
+    """What is measured."""
+    prepare = getattr(contender, "prepare", lambda *args: args)
+    return functools.partial(contender, *prepare(fn, items))
+
+
+def with_options(contender: Contender, **options: Any) -> Contender:
+    return functools.wraps(contender)(functools.partial(contender, **options))
 
 
 def _import(name: str) -> Any:
@@ -42,231 +53,169 @@ anyio = _import("anyio")
 # By hand
 
 
-def plain_loop(fn: Fn, items: Sequence[int]) -> Work:
-    async def work() -> list[int]:
-        return [await fn(item) for item in items]
-
-    return work
+async def plain_loop(fn: Fn, items: Sequence[int]) -> list[int]:
+    return [await fn(item) for item in items]
 
 
-def checkpoints(_: Fn, items: Sequence[int]) -> Work:
+async def checkpoints(_: Fn, items: Sequence[int]) -> None:
     """The unit: a checkpoint for each item, and nothing else."""
-
-    async def work() -> None:
-        for _ in items:
-            await trio.lowlevel.checkpoint()
-
-    return work
+    for _ in items:
+        await trio.lowlevel.checkpoint()
 
 
-def barest_workers(fn: Fn, items: Sequence[int], limit: int = LIMIT) -> Work:
+async def barest_workers(fn: Fn, items: Sequence[int], limit: int = LIMIT) -> list[int]:
     """What a worker loop costs at the least: no policy, no order on failure, no isolation, nothing."""
+    results = [0] * len(items)
+    pending = iter(enumerate(items))
 
-    async def work() -> list[int]:
-        results = [0] * len(items)
-        pending = iter(enumerate(items))
-
-        async def worker() -> None:
-            for index, item in pending:
-                results[index] = await fn(item)
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(limit, len(items))):
-                nursery.start_soon(worker)
-        return results
-
-    return work
-
-
-def bare_nursery(fn: Fn, items: Sequence[int]) -> Work:
-    """A task for each item, all at once."""
-
-    async def work() -> list[int]:
-        results = [0] * len(items)
-
-        async def one(index: int, item: int) -> None:
+    async def worker() -> None:
+        for index, item in pending:
             results[index] = await fn(item)
 
-        async with trio.open_nursery() as nursery:
-            for index, item in enumerate(items):
-                nursery.start_soon(one, index, item)
-        return results
-
-    return work
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(limit, len(items))):
+            nursery.start_soon(worker)
+    return results
 
 
-def nursery_and_limiter(fn: Fn, items: Sequence[int], limit: int = LIMIT) -> Work:
+async def bare_nursery(fn: Fn, items: Sequence[int]) -> list[int]:
+    """A task for each item, without a limit."""
+    results = [0] * len(items)
+
+    async def one(index: int, item: int) -> None:
+        results[index] = await fn(item)
+
+    async with trio.open_nursery() as nursery:
+        for index, item in enumerate(items):
+            nursery.start_soon(one, index, item)
+    return results
+
+
+async def limited_tasks(fn: Fn, items: Sequence[int], group: Any, limiter: Any, start: Any = None) -> list[int]:
+    """A task for each item in a nursery or task group, and a limiter or semaphore that lets some of them run."""
+    results = [0] * len(items)
+
+    async def one(index: int, item: int) -> None:
+        async with limiter:
+            results[index] = await fn(item)
+
+    async with group as tasks:
+        start = start or tasks.start_soon
+        for index, item in enumerate(items):
+            start(one, index, item)
+    return results
+
+
+async def nursery_and_limiter(fn: Fn, items: Sequence[int], limit: int = LIMIT) -> list[int]:
     """What most people write."""
-
-    async def work() -> list[int]:
-        results = [0] * len(items)
-        limiter = trio.CapacityLimiter(limit)
-
-        async def one(index: int, item: int) -> None:
-            async with limiter:
-                results[index] = await fn(item)
-
-        async with trio.open_nursery() as nursery:
-            for index, item in enumerate(items):
-                nursery.start_soon(one, index, item)
-        return results
-
-    return work
+    return await limited_tasks(fn, items, trio.open_nursery(), trio.CapacityLimiter(limit))
 
 
 # Peers
 
 
-def anyio_group_and_limiter(fn: Fn, items: Sequence[int]) -> Work:
-    async def work() -> list[int]:
-        results = [0] * len(items)
-        limiter = anyio.CapacityLimiter(LIMIT)
-
-        async def one(index: int, item: int) -> None:
-            async with limiter:
-                results[index] = await fn(item)
-
-        async with anyio.create_task_group() as group:
-            for index, item in enumerate(items):
-                group.start_soon(one, index, item)
-        return results
-
-    return work
+async def anyio_group_and_limiter(fn: Fn, items: Sequence[int]) -> list[int]:
+    return await limited_tasks(fn, items, anyio.create_task_group(), anyio.CapacityLimiter(LIMIT))
 
 
-def asyncio_group_and_semaphore(fn: Fn, items: Sequence[int]) -> Work:
-    async def work() -> list[int]:
-        results = [0] * len(items)
-        semaphore = asyncio.Semaphore(LIMIT)
-
-        async def one(index: int, item: int) -> None:
-            async with semaphore:
-                results[index] = await fn(item)
-
-        async with asyncio.TaskGroup() as group:
-            for index, item in enumerate(items):
-                group.create_task(one(index, item))
-        return results
-
-    return work
+async def asyncio_group_and_semaphore(fn: Fn, items: Sequence[int]) -> list[int]:
+    group = asyncio.TaskGroup()
+    start = lambda one, *args: group.create_task(one(*args))  # noqa: E731
+    return await limited_tasks(fn, items, group, asyncio.Semaphore(LIMIT), start)
 
 
 asyncio_group_and_semaphore.library = "asyncio"
 
 
-def aiometer_run_all(fn: Fn, items: Sequence[int]) -> Work:
-    calls = [functools.partial(fn, item) for item in items]
-    return functools.partial(aiometer.run_all, calls, max_at_once=LIMIT)
+async def aiometer_run_all(calls: Sequence[Work]) -> list[int]:
+    return await aiometer.run_all(calls, max_at_once=LIMIT)
+
+
+aiometer_run_all.prepare = lambda fn, items: ([functools.partial(fn, item) for item in items],)
 
 
 # This package
 
 
-def map_(fn: Fn, items: Sequence[int], limit: int = LIMIT) -> Work:
-    return lambda: fanout.map(fn, items, limit=limit)
+async def map_(fn: Fn, items: Sequence[int], limit: int = LIMIT, **options: Any) -> list[int]:
+    return await fanout.map(fn, items, limit=limit, **options)
 
 
-def map_on_shared_limiter(fn: Fn, items: Sequence[int]) -> Work:
-    return lambda: fanout.map(fn, items, limit=trio.CapacityLimiter(LIMIT))
+async def map_on_shared_limiter(fn: Fn, items: Sequence[int]) -> list[int]:
+    return await fanout.map(fn, items, limit=trio.CapacityLimiter(LIMIT))
 
 
-def map_of_many_runs(fn: Fn, items: Sequence[int], runs: int) -> Work:
-    """The items dealt out to so many runs at once, which share one limiter."""
-
-    async def work() -> None:
-        limiter = trio.CapacityLimiter(LIMIT)
-        async with trio.open_nursery() as nursery:
-            for run in range(runs):
-                nursery.start_soon(functools.partial(fanout.map, fn, items[run::runs], limit=limiter))
-
-    return work
+async def map_of_many_runs(fn: Fn, items: Sequence[int], runs: int) -> None:
+    """The items dealt out to that many simultaneous runs, which share one limiter."""
+    limiter = trio.CapacityLimiter(LIMIT)
+    async with trio.open_nursery() as nursery:
+        for run in range(runs):
+            nursery.start_soon(functools.partial(fanout.map, fn, items[run::runs], limit=limiter))
 
 
-def map_from_iterator(fn: Fn, items: Sequence[int]) -> Work:
-    return lambda: fanout.map(fn, iter(items), limit=LIMIT)
+async def map_from_iterator(fn: Fn, items: Sequence[int]) -> list[int]:
+    return await fanout.map(fn, iter(items), limit=LIMIT)
 
 
-def map_from_async_generator(fn: Fn, items: Sequence[int]) -> Work:
+async def map_from_async_generator(fn: Fn, items: Sequence[int]) -> list[int]:
     async def source():
         for item in items:
             yield item
 
-    return lambda: fanout.map(fn, source(), limit=LIMIT)
+    return await fanout.map(fn, source(), limit=LIMIT)
 
 
-def map_in_context(fn: Fn, items: Sequence[int]) -> Work:
+async def map_in_context(fn: Fn, items: Sequence[int]) -> list[int]:
     """The caller has set a context variable, as any tracing does."""
-
-    async def work() -> list[int]:
-        token = VARIABLE.set(object())
-        try:
-            return await fanout.map(fn, items, limit=LIMIT)
-        finally:
-            VARIABLE.reset(token)
-
-    return work
+    token = VARIABLE.set(object())
+    try:
+        return await fanout.map(fn, items, limit=LIMIT)
+    finally:
+        VARIABLE.reset(token)
 
 
-def map_with_timeout(fn: Fn, items: Sequence[int]) -> Work:
-    return lambda: fanout.map(fn, items, limit=LIMIT, item_timeout=60)
+async def map_settled(fn: Fn, items: Sequence[int]) -> list[int]:
+    return [outcome.unwrap() for outcome in await fanout.map(fn, items, limit=LIMIT, policy=fanout.Settle())]
 
 
-def map_settled(fn: Fn, items: Sequence[int]) -> Work:
-    async def work() -> list[int]:
-        return [outcome.unwrap() for outcome in await fanout.map(fn, items, limit=LIMIT, policy=fanout.Settle())]
-
-    return work
+async def map_of_wrapped(fn: Fn, items: Sequence[int], wrap: Callable[[Fn], Fn]) -> list[int]:
+    return await fanout.map(wrap(fn), items, limit=LIMIT)
 
 
-def map_of_capped(fn: Fn, items: Sequence[int]) -> Work:
-    return lambda: fanout.map(fanout.cap(fn, LIMIT), items, limit=LIMIT)
+async def do(fn: Fn, items: Sequence[int]) -> None:
+    await fanout.do(fn, items, limit=LIMIT)
 
 
-def map_of_throttled(fn: Fn, items: Sequence[int]) -> Work:
-    """At a rate that is never reached."""
-    return lambda: fanout.map(fanout.throttle(fn, 1e9), items, limit=LIMIT)
+async def fan_out(fns: Sequence[Fn]) -> Sequence[int]:
+    return await fanout.fan_out(fns, 0)
 
 
-def map_of_metered(fn: Fn, items: Sequence[int]) -> Work:
-    return lambda: fanout.map(fanout.Meter().wrap(fn), items, limit=LIMIT)
+fan_out.prepare = lambda fn, items: ([fn] * len(items),)
 
 
-def do(fn: Fn, items: Sequence[int]) -> Work:
-    return lambda: fanout.do(fn, items, limit=LIMIT)
+async def stream(fn: Fn, items: Sequence[int], *, ordered: bool = True) -> list[int]:
+    async with fanout.stream(fn, items, limit=LIMIT, ordered=ordered) as results:
+        return [value async for _, _, value in results]
 
 
-def fan_out(fn: Fn, items: Sequence[int]) -> Work:
-    fns = [fn] * len(items)
-    return lambda: fanout.fan_out(fns, 0)
+async def open_group(fn: Fn, items: Sequence[int]) -> None:
+    async with fanout.open_group(limit=LIMIT) as group:
+        for item in items:
+            group.start_soon(fn, item)
 
 
-def stream(fn: Fn, items: Sequence[int], *, ordered: bool = True) -> Work:
-    async def work() -> list[int]:
-        async with fanout.stream(fn, items, limit=LIMIT, ordered=ordered) as results:
-            return [value async for _, _, value in results]
-
-    return work
+async def run_graph(steps: dict[int, fanout.Step]) -> None:
+    await fanout.run_graph(steps, limit=LIMIT)
 
 
-def open_group(fn: Fn, items: Sequence[int]) -> Work:
-    async def work() -> None:
-        async with fanout.open_group(limit=LIMIT) as group:
-            for item in items:
-                group.start_soon(fn, item)
-
-    return work
-
-
-def run_graph(fn: Fn, items: Sequence[int]) -> Work:
+def _steps(fn: Fn, items: Sequence[int]) -> tuple[dict[int, fanout.Step]]:
     async def step() -> int:
         return await fn(0)
 
-    steps = {item: fanout.Step(step) for item in items}
-    return lambda: fanout.run_graph(steps, limit=LIMIT)
+    return ({item: fanout.Step(step) for item in items},)
 
 
-def with_options(contender: Contender, **options: Any) -> Contender:
-    return functools.wraps(contender)(functools.partial(contender, **options))
+run_graph.prepare = _steps
 
 
 OURS: dict[str, Contender] = {
@@ -275,8 +224,8 @@ OURS: dict[str, Contender] = {
     "do": do,
     "stream": stream,
     "stream, ordered=False": with_options(stream, ordered=False),
-    "open_group, a job an item": open_group,
-    "run_graph, a step an item": run_graph,
+    "open_group, a job per item": open_group,
+    "run_graph, a step per item": run_graph,
 }
 
 SOURCES: dict[str, Contender] = {
@@ -290,10 +239,12 @@ OPTIONS: dict[str, Contender] = {
     "policy=Settle()": map_settled,
     "a context variable set": map_in_context,
     "a shared limiter": map_on_shared_limiter,
-    "item_timeout": map_with_timeout,
-    "cap": map_of_capped,
-    "throttle": map_of_throttled,
-    "Meter": map_of_metered,
+    "item_timeout": with_options(map_, item_timeout=60),
+    "cap": with_options(map_of_wrapped, wrap=lambda fn: fanout.cap(fn, LIMIT)),
+    "cap, key": with_options(map_of_wrapped, wrap=lambda fn: fanout.cap(fn, LIMIT, key=lambda item: item % 4)),
+    "cap, overloaded": with_options(map_of_wrapped, wrap=lambda fn: fanout.cap(fn, LIMIT, overloaded=lambda _: False)),
+    "throttle": with_options(map_of_wrapped, wrap=lambda fn: fanout.throttle(fn, 1e9)),  # a rate never reached
+    "Meter": with_options(map_of_wrapped, wrap=lambda fn: fanout.Meter().wrap(fn)),
 }
 
 BY_HAND: dict[str, Contender] = {"nursery + limiter": nursery_and_limiter}

@@ -35,7 +35,7 @@ def by_items(counts: list[int], rounds: int) -> Iterator[Row]:
         some = {name: contender for name, contender in everyone.items() if count <= MOST.get(name, count)}
         times = compare(some, at_once, range(count), rounds, repeat=max(1, 1_000 // count))
         for name in times.rounds:
-            yield Row("by number of items: items that do nothing", name, "µs an item", times.micros(name), count)
+            yield Row("by number of items: items that do nothing", name, "µs per item", times.micros(name), count)
 
 
 def by_limit(limits: list[int], count: int, rounds: int) -> Iterator[Row]:
@@ -49,7 +49,7 @@ def by_limit(limits: list[int], count: int, rounds: int) -> Iterator[Row]:
         times = compare(bound, checkpoint, range(count), rounds)
         title = f"by limit: {count:,} items that do one checkpoint"
         for name in times.rounds:
-            yield Row(title, name, "µs an item", times.micros(name), limit)
+            yield Row(title, name, "µs per item", times.micros(name), limit)
             yield Row(title, name, "times the barest worker loop", times.ratios(name, "barest worker loop"), limit)
 
 
@@ -57,13 +57,13 @@ def by_runs(numbers: list[int], count: int, rounds: int) -> Iterator[Row]:
     for number in numbers:
         times = compare({"map": with_options(contenders.map_of_many_runs, runs=number)}, at_once, range(count), rounds)
         title = f"runs that share a limiter of {LIMIT}: {count:,} items that do nothing"
-        yield Row(title, "runs", "µs an item", times.micros("map"), number)
+        yield Row(title, "runs", "µs per item", times.micros("map"), number)
 
 
 def side_by_side(title: str, whom: dict[str, Contender], count: int, rounds: int) -> Iterator[Row]:
     first = next(iter(whom))
     times = compare({"plain loop": contenders.plain_loop, **whom}, at_once, range(count), rounds)
     for name in times.rounds:
-        yield Row(title, name, "µs an item", times.micros(name))
+        yield Row(title, name, "µs per item", times.micros(name))
         if name not in {"plain loop", first}:
             yield Row(title, name, f"µs above {first}", [1e6 * seconds for seconds in times.above(name, first)])

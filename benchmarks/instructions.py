@@ -50,9 +50,9 @@ def run(name: str) -> None:
             await work()
 
     for contender, fn, _, _ in FIGURES.values():
-        trio.run(call, contender(fn, range(20)), 10)
+        trio.run(call, contenders.work_of(contender, fn, range(20)), 10)
     contender, fn, count, times = FIGURES.get(name, (contenders.map_, items.at_once, 0, 0))
-    trio.run(call, contender(fn, range(count)), times)
+    trio.run(call, contenders.work_of(contender, fn, range(count)), times)
 
 
 def count() -> dict[str, int]:

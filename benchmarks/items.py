@@ -54,8 +54,8 @@ def that_do_nothing(count: int, rounds: int) -> Iterator[Row]:
     times = compare({**base, **OURS, **BY_HAND, **PEERS}, at_once, range(count), rounds)
     by_hand = times.above("nursery + limiter", "plain loop")
     for name in times.rounds:
-        yield Row(title, name, "µs an item", times.micros(name))
-        yield Row(title, name, "by the clock on the wall", times.wall_micros(name))
+        yield Row(title, name, "µs per item", times.micros(name))
+        yield Row(title, name, "µs per item, wall time", times.wall_micros(name))
         if name not in base:
             above = times.above(name, "plain loop")
             yield Row(title, name, "µs above a plain loop", [1e6 * seconds for seconds in above])
@@ -71,7 +71,7 @@ def that_wait(count: int, rounds: int) -> Iterator[Row]:
     barest = {"barest worker loop": contenders.barest_workers}
     times = compare({**barest, **OURS, **BY_HAND, **PEERS}, checkpoint, range(count), rounds)
     for name in times.rounds:
-        yield Row(title, name, "µs an item", times.micros(name))
+        yield Row(title, name, "µs per item", times.micros(name))
         yield Row(title, name, "times the barest worker loop", times.ratios(name, "barest worker loop"))
 
 
@@ -81,7 +81,7 @@ def small_calls(repeat: int, rounds: int) -> Iterator[Row]:
     names = {"bare nursery": contenders.bare_nursery, "map": contenders.map_, "fan_out": contenders.fan_out}
     times = compare({**names, **BY_HAND, **PEERS}, checkpoint, range(3), rounds, repeat=repeat)
     for name in times.rounds:
-        yield Row(title, name, "µs a call", [3 * micros for micros in times.micros(name)])
+        yield Row(title, name, "µs per call", [3 * micros for micros in times.micros(name)])
         yield Row(title, name, "times by hand", times.ratios(name, "nursery + limiter"))
 
 
@@ -107,7 +107,7 @@ def latency_of_a_failure(rounds: int) -> Iterator[Row]:
         return measure
 
     works = {
-        "bare nursery": contenders.bare_nursery(late, range(ASLEEP)),
+        "bare nursery": contenders.work_of(contenders.bare_nursery, late, range(ASLEEP)),
         "map": lambda: fanout.map(late, range(ASLEEP), limit=ASLEEP),
         "stream": lambda: _read(fanout.stream(late, range(ASLEEP), limit=ASLEEP)),
     }

@@ -23,8 +23,8 @@ def measure(quick: bool) -> Iterator[Row]:
     count, rounds = (1_000, 3) if quick else (50_000, 7)
     title = f"other languages: {count:,} items that do nothing, limit={LIMIT}"
     times = compare({"map": contenders.map_}, at_once, range(count), rounds)
-    yield Row(title, "map", "µs an item", times.micros("map"))
-    yield Row(title, "map", "by the clock on the wall", times.wall_micros("map"))
+    yield Row(title, "map", "µs per item", times.micros("map"))
+    yield Row(title, "map", "µs per item, wall time", times.wall_micros("map"))
     arguments = [str(count), str(LIMIT), str(rounds)]
     with tempfile.TemporaryDirectory() as directory:
         programs = {}
@@ -37,5 +37,5 @@ def measure(quick: bool) -> Iterator[Row]:
         for name, command in programs.items():
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             walls, cpus = zip(*(map(float, line.split()) for line in done.stdout.splitlines()), strict=True)
-            yield Row(title, name, "µs an item", cpus)
-            yield Row(title, name, "by the clock on the wall", walls)
+            yield Row(title, name, "µs per item", cpus)
+            yield Row(title, name, "µs per item, wall time", walls)

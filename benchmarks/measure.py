@@ -1,7 +1,7 @@
 """Measuring side by side: interleaved rounds in one process, ratios taken round by round.
 
 A figure is CPU time, which other programs on the machine disturb least. Wall time is taken as well, so that a program
-that sleeps in the place of working is not shown as a fast one; and what a round leaves to the garbage collector is
+that sleeps instead of working does not look fast; and what a round leaves to the garbage collector is
 collected within that round.
 """
 
@@ -94,7 +94,7 @@ def compare(whom: Mapping[str, Contender], fn: Fn, items: Sequence[int], rounds:
     def measured(contender: Contender) -> Callable[[], tuple[float, float]]:
         run = runner(contender)
         check(contender, fn, items[:100])
-        work = contender(for_runner(fn, run), items)
+        work = contenders.work_of(contender, for_runner(fn, run), items)
 
         def measure() -> tuple[float, float]:
             cpu, wall = run(_timed, work, repeat)
@@ -129,7 +129,7 @@ def check(contender: Contender, fn: Fn, items: Sequence[int]) -> None:
         next(calls)
         return await fn(item)
 
-    results = run(contender(counted, items))
+    results = run(contenders.work_of(contender, counted, items))
     assert next(calls) == len(items) or contender is contenders.checkpoints, contender
     if isinstance(results, list) and contender is not contenders.fan_out:  # its functions get the same value
         assert sorted(results) == list(items), contender

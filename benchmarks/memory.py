@@ -40,7 +40,7 @@ def measure(quick: bool) -> Iterator[Row]:
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 grown = [float(line) for line in done.stdout.splitlines()]
                 yield Row("more resident memory", name, "MiB", [grown[0] / 2**20], count)
-                yield Row("more resident memory", name, "bytes an item", [grown[0] / count], count)
+                yield Row("more resident memory", name, "bytes per item", [grown[0] / count], count)
 
 
 async def nothing(_: int) -> None:

@@ -1,8 +1,9 @@
 """What the loop costs, side by side with doing the same by hand and with its peers.
 
-``python benchmarks/run.py`` measures everything and prints it, in some minutes. ``--json FILE`` writes it down, too,
-with the machine, the versions and the commit; `plots.py` draws from that file. ``--quick`` takes some seconds, and its
-figures are only good for seeing that it works. `aiometer`, `anyio`, Go, Node, trio-parallel and Dask take part where
+``python benchmarks/run.py`` measures everything and prints it, in some minutes. ``--publish`` also writes the figures,
+with the machine, the versions and the commit, to `results.json`, from there into the tables and sentences of README.md
+and the pages, and draws the plots; that needs a quiet machine with everything installed. ``--quick`` takes some
+seconds, and its figures only show that it works. `aiometer`, `anyio`, Go, Node, trio-parallel and Dask take part if
 they are installed.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from measure import Row
 
+HERE = Path(__file__).parent
 MEASURES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "items": items.measure,
     "languages": languages.measure,
@@ -39,9 +43,11 @@ MEASURES: dict[str, Callable[[bool], Iterator[Row]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="some seconds, to see that it works")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
     parser.add_argument("--only", choices=MEASURES, help="a part of it")
+    parser.add_argument("--publish", action="store_true", help="write results.json, the pages' figures, and the plots")
     args = parser.parse_args()
+    if args.publish and (args.quick or args.only):
+        parser.error("only a full run is published")
     about = machine.about()
     print(machine.described(about))
     rows: list[Row] = []
@@ -50,8 +56,10 @@ def main() -> None:
             new = list(measure(args.quick))
             print_rows(new)
             rows += new
-    if args.json:
-        args.json.write_text(json.dumps({**about, "rows": [row.as_json() for row in rows]}, indent=1) + "\n")
+    if args.publish:
+        results = {**about, "rows": [row.as_json() for row in rows]}
+        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        subprocess.run([sys.executable, HERE.parent / "docs" / "figures.py"], check=True)
 
 
 if __name__ == "__main__":

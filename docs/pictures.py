@@ -1,390 +1,186 @@
 """Draw the pictures of the documentation, from real runs in virtual time.
 
-``python docs/pictures.py --draw`` writes docs/pictures/*.svg; ``--check`` compares them with what the runs look like
-now, and fails where they differ. `nox -s pictures` does that.
+``python docs/pictures.py --draw`` writes docs/pictures/*.svg. ``--check`` fails if a run now differs from its picture.
+`nox -s pictures` does that.
 """
 
 from __future__ import annotations
 
-import functools
+import ast
+import contextlib
+import contextvars
+import inspect
+import io
 import itertools
+import json
+import re
 import sys
-from html import escape
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
+import drawing
 import outcome
 import trio
+from drawing import BLUE, ORANGE, VIOLET
+from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
 from trio.testing import MockClock
 
 import trio_fanout as fanout
 
-HERE = Path(__file__).parent / "pictures"
+HERE = Path(__file__).parent
 
-WIDTH = 440  # of all pictures, to be read on a phone too
-LEFT, RIGHT = 64, 12  # what the labels of rows take, and the margin
-ROW, BAR = 20, 13  # heights
-STYLE = """\
-svg { color: #24292f; font: 13px system-ui, sans-serif }
-@media (prefers-color-scheme: dark) { svg { color: #d8dee4 } }
-"""
-# Mid-tones, to be seen on white and on black; what else there is has the colour of the text. The colours are apart for
-# the colour-blind, too, and a failure is marked with a cross.
-SUCCEEDED, FAILED, READING = "#3987d6", "#d9622b", "#8f6fd1"
+# Runs are recorded as panels, dicts of plain values. In a timeline, `bars` are (row, start, end, what happened then),
+# `waits` are (row, start, end), and `links` are (row, other row, time).
 
 
-class Picture:
-    """What is drawn so far, and how far down."""
-
-    def __init__(self, title):
-        self.title = title
-        self.parts = []
-        self.y = 0
-
-    def add(self, tag, content="", **attributes):
-        text = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in attributes.items())
-        self.parts.append(f"<{tag}{text}>{escape(content)}</{tag}>" if content else f"<{tag}{text}/>")
-
-    def text(self, x, y, content, **attributes):
-        self.add("text", content, x=number(x), y=number(y), fill="currentColor", **attributes)
-
-    def heading(self, content):
-        self.y += 22
-        self.text(0, self.y - 6, content, font_family="ui-monospace, monospace", font_size=12, font_weight="bold")
-
-    def legend(self, **colors):
-        self.y += 24
-        x = 0
-        for name, style in colors.items():
-            self.add("rect", x=number(x), y=self.y - 17, width=12, height=12, rx=2, **style)
-            self.text(x + 18, self.y - 7, name.replace("_", " "), font_size=12)
-            x += 32 + 6.5 * len(name)
-
-    def svg(self):
-        """The file: a picture, and for those who do not see it, a title."""
-        height = number(self.y + 4)
-        size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
-        lines = [head, f"<title>{escape(self.title)}</title>", f"<style>\n{STYLE}</style>", *self.parts, "</svg>"]
-        return "".join(f"{line}\n" for line in lines)
-
-
-def number(value):
-    return f"{value:.1f}".removesuffix(".0")
-
-
-class Timeline:
-    """A row for each item, below what was drawn before, and seconds to the right."""
-
-    def __init__(self, picture, names, seconds):
-        self.picture = picture
-        self.top = picture.y
-        self.rows = {name: self.top + ROW * n for n, name in enumerate(names)}
-        self.bottom = self.top + ROW * len(self.rows)
-        self.scale = (WIDTH - LEFT - RIGHT) / seconds
-        for name, y in self.rows.items():
-            picture.text(LEFT - 8, y + 14, name, text_anchor="end", font_size=12)
-        picture.add("path", d=f"M{LEFT} {self.top}V{self.bottom}", stroke="currentColor", opacity=0.4)
-        picture.y = self.bottom
-
-    def x(self, time):
-        return LEFT + time * self.scale
-
-    def bar(self, name, start, end, *, failed=False, **style):
-        y = self.rows[name] + (ROW - BAR) / 2
-        x, width = self.x(start), (end - start) * self.scale
-        self.picture.add(
-            "rect", x=number(x + 1), y=number(y), width=number(max(width - 2, 1)), height=BAR, rx=2, **style
-        )
-        if failed:
-            d = f"M{number(x + width - 11)} {number(y + 3)}l7 7m0 -7l-7 7"
-            self.picture.add("path", d=d, stroke="#fff", stroke_width=2)
-
-    def line(self, name, start, end):
-        """A time of waiting."""
-        y = self.rows[name] + ROW / 2
-        self.picture.add(
-            "path",
-            d=f"M{number(self.x(start))} {number(y)}H{number(self.x(end))}",
-            stroke="currentColor",
-            stroke_dasharray="2 3",
-            opacity=0.7,
-        )
-
-    def link(self, name, other, time):
-        """A thin line down from one row to another."""
-        self.picture.add(
-            "path",
-            d=f"M{number(self.x(time))} {number(self.rows[name] + ROW / 2)}V{number(self.rows[other] + ROW / 2)}",
-            stroke="currentColor",
-            opacity=0.5,
-        )
-
-    def note(self, name, content):
-        self.picture.text(LEFT + 6, self.rows[name] + 14, content, font_size=12, opacity=0.6)
-
-    def end(self, time, content):
-        """Where the call is over, and how."""
-        x = self.x(time)
-        picture = self.picture
-        picture.add("path", d=f"M{number(x)} {self.top}V{self.bottom + 6}", stroke="currentColor", stroke_width=1.5)
-        anchor = "start" if x < WIDTH / 2 else "end"
-        picture.text(x, self.bottom + 19, f"{number(time)} s: {content}", text_anchor=anchor, font_size=12)
-        picture.y = self.bottom + 30
-
-
-def how(call):
-    """The style of the bar of a call that has ended."""
-    if call.error is None:
-        return {"fill": SUCCEEDED}
-    if isinstance(call.error, trio.Cancelled):
-        return CANCELLED
-    return {"fill": FAILED, "failed": True}
-
-
-CANCELLED = {"fill": "currentColor", "fill_opacity": 0.12, "stroke": "currentColor", "stroke_dasharray": "3 2"}
-ENDS = {"succeeded": {"fill": SUCCEEDED}, "failed": {"fill": FAILED}, "cancelled": CANCELLED}
-
-
-def in_virtual_time(fn, *args):
-    return trio.run(fn, *args, clock=MockClock(autojump_threshold=0))
-
-
-# The policies: six items, of which one fails, three at once
-
-
-SECONDS = [4, 3, 2, 3.5, 2.2, 3]
-
-
-async def fetch(index):
-    await trio.sleep(SECONDS[index])
-    if index == 2:
-        raise ConnectionError
-    return index
-
-
-async def run_policy(policy):
-    """The calls, how the run ended, and when."""
+async def policy(code):
+    """Six items, three at once, of which item 2 fails."""
     calls = []
-    fn = fanout.Meter(on_end=calls.append).wrap(fetch)
-    start = trio.current_time()
+
+    @fanout.Meter(on_end=calls.append).wrap
+    async def fetch(index):
+        await trio.sleep([4, 3, 2, 3.5, 2.2, 3][index])
+        if index == 2:
+            raise ConnectionError
+        return index
+
     try:
-        value = await fanout.map(fn, range(len(SECONDS)), limit=3, policy=policy)
-    except Exception as exc:  # noqa: BLE001  # that is what is to be seen
+        value = await fanout.map(fetch, range(6), limit=3, policy=eval(f"fanout.{code}"))
+    except Exception as exc:  # noqa: BLE001  # whatever the policy makes of it
         ending = f"raises {type(exc).__name__}"
     else:
-        ending = f"returns {describe(value)}"
-    return calls, ending, start, trio.current_time() - start
+        ending = f"returns {in_words(value)}"
+    bars = sorted((f"item {call.args[0]}", call.started, call.ended, what_happened(call)) for call in calls)
+    space = " " if len(code) < 11 else "\n"
+    head = f"map(fetch, items, limit=3,{space}policy={code})"
+    return {"code": head, "rows": [f"item {n}" for n in range(6)], "bars": bars, "end": (trio.current_time(), ending)}
 
 
-def describe(value):
+def what_happened(call):
+    if call.error is None:
+        return "succeeded"
+    return "cancelled" if isinstance(call.error, trio.Cancelled) else "failed"
+
+
+def in_words(value):
     if not isinstance(value, list):
         return f"the result of item {value}"
     errors = [type(answer.error).__name__ for answer in value if isinstance(answer, outcome.Error)]
     return f"{len(value) - len(errors)} values, {', '.join(errors)}"
 
 
-def draw_policy(picture, code, policy):
-    calls, ending, start, seconds = in_virtual_time(run_policy, policy)
-    picture.heading(code)
-    timeline = Timeline(picture, [f"item {index}" for index in range(len(SECONDS))], 7.4)
-    ended = {f"item {call.args[0]}": call for call in calls}
-    for name in timeline.rows:
-        if name in ended:
-            call = ended[name]
-            timeline.bar(name, call.started - start, call.ended - start, **how(call))
-        else:
-            timeline.note(name, "not started")
-    timeline.end(seconds, ending)
+async def stream():
+    """Two workers, and a reader that is slower."""
+    bars, waits = {}, []
 
-
-POLICIES = {
-    "FailFast()": fanout.FailFast(),
-    "Collect()": fanout.Collect(),
-    "Settle(move_on_after=6)": fanout.Settle(move_on_after=6),
-    "FirstSuccess()": fanout.FirstSuccess(),
-}
-
-
-def policy_picture(code):
-    picture = Picture(f"Six items, three at once, under {code}; item 2 fails after 2 s")
-    draw_policy(picture, f"map(fetch, items, limit=3, policy={code})", POLICIES[code])
-    picture.legend(**ENDS)
-    return picture
-
-
-def policies():
-    shown = ["FailFast()", "Collect()", "FirstSuccess()"]
-    picture = Picture(f"Six items, three at once, of which item 2 fails after 2 s, under {', '.join(shown)}")
-    for code in shown:
-        draw_policy(picture, f"map(fetch, items, limit=3, policy={code})", POLICIES[code])
-        picture.y += 8
-    picture.legend(**ENDS)
-    return picture
-
-
-# A stream, whose reader takes longer than the workers
-
-
-async def run_stream():
-    calls, read = [], []
-
-    async def work(index):
+    async def fetch(index):
+        start = trio.current_time()
         await trio.sleep(1 + index % 3 / 5)
+        bars[index] = (f"item {index}", start, trio.current_time(), "running")
 
-    fn = fanout.Meter(on_end=calls.append).wrap(work)
-    start = trio.current_time()
-    async with fanout.stream(fn, range(7), limit=2, buffer=1) as results:
+    reads = []
+    async with fanout.stream(fetch, range(7), limit=2, buffer=1) as results:
         async for index, _, _ in results:
-            got = trio.current_time()
+            row, _, ready, _ = bars[index]
+            start = trio.current_time()
+            waits.append((row, ready, start))
             await trio.sleep(1.5)
-            read.append((index, got - start, trio.current_time() - start))
-    return sorted((call.args[0], call.started - start, call.ended - start) for call in calls), read
+            reads.append((row, start, trio.current_time(), "being read"))
+    rows = [f"item {index}" for index in sorted(bars)]
+    code = "stream(fetch, items, limit=2, buffer=1)"
+    return {"code": code, "rows": rows, "bars": [*bars.values(), *reads], "waits": waits}
 
 
-def stream():
-    worked, read = in_virtual_time(run_stream)
-    picture = Picture("A stream with two workers and a slow reader: the workers wait for the reader")
-    picture.heading("stream(fetch, items, limit=2, buffer=1)")
-    timeline = Timeline(picture, [f"item {index}" for index, *_ in worked], read[-1][2] + 0.2)
-    ready = {}
-    for index, started, ended in worked:
-        timeline.bar(f"item {index}", started, ended, fill=SUCCEEDED)
-        ready[index] = ended
-    for index, got, done in read:
-        timeline.line(f"item {index}", ready[index], got)
-        timeline.bar(f"item {index}", got, done, fill=READING)
-    waiting = {"fill": "none", "stroke": "currentColor", "stroke_dasharray": "2 3"}
-    picture.legend(
-        fetch_is_at_work={"fill": SUCCEEDED},
-        the_result_waits=waiting,
-        the_reader_has_it={"fill": READING},
-    )
-    return picture
+async def group():
+    """The crawler of the page: which job has started which, and when each ran."""
+    rows, bars, links = [], [], []
+    parent = contextvars.ContextVar("parent", default=None)
+    start_soon = fanout.Group.start_soon
+
+    def recorded(self, fn, url):
+        rows.append(url)
+        if parent.get() is not None:
+            links.append((parent.get(), url, trio.current_time()))
+        return start_soon(self, job, fn, url)
+
+    async def job(fn, url):
+        parent.set(url)
+        start = trio.current_time()
+        await fn(url)
+        bars.append((url, start, trio.current_time(), "running"))
+
+    with patch.object(fanout.Group, "start_soon", recorded):
+        await run_page("groups.md", "group")
+    end = (trio.current_time(), "every job is done, and the block ends")
+    return {"code": "open_group(limit=10)", "rows": rows, "bars": sorted(bars), "links": sorted(links), "end": end}
 
 
-# A group: a crawler, whose jobs start jobs
+async def graph():
+    """The steps of the page: each starts as soon as those that it needs are done."""
+    steps, calls = {}, {}
+    begin = 0.0
+    run_graph = fanout.run_graph
+
+    async def recorded(plan, **options):
+        nonlocal begin
+        begin = trio.current_time()
+        steps.clear()  # of an example before
+        for name, step in plan.items():
+            meter = fanout.Meter(on_end=partial(calls.__setitem__, name))
+            steps[name] = fanout.Step(meter.wrap(step.fn), needs=step.needs)
+        return await run_graph(steps, **options)
+
+    with patch.object(fanout, "run_graph", recorded):
+        await run_page("groups.md", "graph")
+    times = {name: (calls[name].started - begin, calls[name].ended - begin) for name in steps}
+    bars = [(name, *times[name], "running") for name in steps]
+    links = [(need, name, times[name][0]) for name, step in steps.items() for need in step.needs]
+    waits = [(need, times[need][1], start) for need, _, start in links]
+    end = (trio.current_time() - begin, "returns a dict of the results")
+    return {"code": "run_graph(plan)", "rows": [*steps], "bars": bars, "waits": waits, "links": links, "end": end}
 
 
-SITE = {"/": ["/a", "/b", "/c"], "/a": ["/a/1", "/a/2"], "/b": [], "/c": ["/c/1"], "/a/1": [], "/a/2": [], "/c/1": []}
-
-
-async def run_group():
-    calls, found = [], {}
-    start = trio.current_time()
-
-    async def crawl(url):
-        await trio.sleep(1 + len(url) / 10 + len(SITE[url]) / 5)
-        for link in SITE[url]:
-            found[link] = (url, trio.current_time() - start)
-            group.start_soon(fn, link)
-
-    fn = fanout.Meter(on_end=calls.append).wrap(crawl)
-    async with fanout.open_group(limit=2) as group:
-        group.start_soon(fn, "/")
-    return {call.args[0]: (call.started - start, call.ended - start) for call in calls}, found
-
-
-def group():
-    times, found = in_virtual_time(run_group)
-    picture = Picture("A group with two jobs at once, in which jobs start jobs")
-    picture.heading("open_group(limit=2)")
-    last = max(ended for _, ended in times.values())
-    timeline = Timeline(picture, ["/", *found], last + 0.2)
-    for url in timeline.rows:
-        started, ended = times[url]
-        if url in found:
-            parent, when = found[url]
-            timeline.link(parent, url, when)
-            timeline.line(url, when, started)
-        timeline.bar(url, started, ended, fill=SUCCEEDED)
-    timeline.end(last, "every job is done, and the block ends")
-    waiting = {"fill": "none", "stroke": "currentColor", "stroke_dasharray": "2 3"}
-    picture.legend(a_job_waits_for_a_token=waiting, runs={"fill": SUCCEEDED})
-    return picture
-
-
-# A graph
-
-
-STEPS = {
-    "flights": (2, ()),
-    "hotels": (3, ()),
-    "weather": (1, ()),
-    "route": (1.5, ("flights", "hotels")),
-    "pack": (1, ("weather",)),
-    "plan": (1, ("route", "pack")),
-}
-
-
-async def run_graph():
-    calls = {}
-    start = trio.current_time()
-
-    def step(name, seconds):
-        async def work(*results):
-            await trio.sleep(seconds)
-
-        meter = fanout.Meter(on_end=lambda call: calls.setdefault(name, (call.started - start, call.ended - start)))
-        return meter.wrap(work)
-
-    await fanout.run_graph(
-        {name: fanout.Step(step(name, seconds), needs=needs) for name, (seconds, needs) in STEPS.items()}
-    )
-    return calls
-
-
-def graph():
-    times = in_virtual_time(run_graph)
-    picture = Picture("A graph: each step starts the moment that the steps it needs are done")
-    picture.heading("run_graph(steps)")
-    last = max(ended for _, ended in times.values())
-    timeline = Timeline(picture, STEPS, last + 0.2)
-    for name, (_, needs) in STEPS.items():
-        started, ended = times[name]
-        for need in needs:
-            timeline.line(need, times[need][1], started)
-            timeline.link(need, name, started)
-        timeline.bar(name, started, ended, fill=SUCCEEDED)
-    timeline.end(last, "returns a dict of the results")
-    return picture
-
-
-# A cap, at a server that takes eight calls at once and refuses the others
+async def run_page(page, picture):
+    """Run the blocks of a page that come before its picture."""
+    text = (HERE / page).read_text().partition(f"pictures/{picture}.svg")[0]
+    source = "".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    code = compile(source, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        running = eval(code, {})
+        if inspect.iscoroutine(running):
+            await running
 
 
 PLACES = 8
 ITEMS = 90
-SHOWN = 28  # seconds
 
 
 class Refused(Exception):
-    """What the server says, at once."""
+    """What the server says immediately."""
 
 
-async def run_cap(overloaded):
-    """Calls at work, refusals and the cap, each as they change over time."""
-    at_work, refusals, caps = [], [], []
-    start = trio.current_time()
-    busy = 0
-    # Evenly spread numbers, so that no two things happen at one time: their order would be chance.
+async def cap(overloaded):
+    """A server that takes eight calls at once: calls in progress, refusals and the cap, every tenth of a second."""
+    running, refused, caps = {0.0: 0}, set(), {0.0: 10}
+    now = busy = 0
+    # Evenly spread numbers, so that no two things happen at the same time, when their order would be chance.
     jitter = (n * 0.618034 % 1 for n in itertools.count())
 
-    def note(step):
-        at_work.append((trio.current_time() - start, step))
-
     async def call_server(item):
-        nonlocal busy
-        note(+1)
+        nonlocal now, busy
+        now += 1
         try:
             if busy == PLACES:
                 await trio.sleep(0.1)
-                refusals.append(trio.current_time() - start)
+                refused.add(trio.current_time())
                 raise Refused
             busy += 1
             await trio.sleep(1 + 0.3 * next(jitter))
             busy -= 1
         finally:
-            note(-1)
+            now -= 1
 
     limiter = trio.CapacityLimiter(24)
     get = fanout.cap(call_server, limiter, overloaded=overloaded)
@@ -397,79 +193,122 @@ async def run_cap(overloaded):
                 break
             except Refused:
                 await trio.sleep(min(0.1 * 2**attempt + next(jitter), 5))
-            finally:
-                caps.append((trio.current_time() - start, limiter.total_tokens))
 
-    await fanout.map(with_retries, range(ITEMS), limit=ITEMS)
-    return at_work, refusals, caps, trio.current_time() - start
+    async def watch():
+        while True:
+            await trio.sleep(0.1)
+            running[trio.current_time()] = now
+            caps[trio.current_time()] = limiter.total_tokens
 
-
-def draw_cap(picture, code, overloaded):
-    at_work, refusals, caps, seconds = in_virtual_time(run_cap, overloaded)
-    picture.heading(code)
-    high, unit = 26, 3.6
-    top, bottom = picture.y, picture.y + high * unit
-    scale = (WIDTH - LEFT - RIGHT) / SHOWN
-
-    def place(time, value):
-        return f"{number(LEFT + time * scale)} {number(bottom - value * unit)}"
-
-    def stairs(changes):
-        """A path that goes to the right, then up or down; changes at one time are one."""
-        return "".join("H{}V{}".format(*place(*change).split()) for change in dict(changes).items())
-
-    levels = list(itertools.accumulate((step for _, step in at_work), initial=0))[1:]
-    curve = stairs(zip([time for time, _ in at_work], levels, strict=True))
-    picture.add("path", d=f"M{place(0, 0)}{curve}V{number(bottom)}Z", fill=SUCCEEDED, fill_opacity=0.7)
-    ticks = "".join(f"M{number(LEFT + time * scale)} {number(bottom + 2)}v7" for time in refusals)
-    picture.add("path", d=ticks, stroke=FAILED)
-    if overloaded:
-        d = f"M{place(0, 10)}{stairs(caps)}H{number(LEFT + seconds * scale)}"
-        picture.add("path", d=d, fill="none", stroke=READING, stroke_width=2)
-    picture.add(
-        "path", d=f"M{place(0, PLACES)}H{WIDTH - RIGHT}", stroke="currentColor", stroke_dasharray="4 3", opacity=0.7
-    )
-    for value in (0, PLACES, 24):
-        picture.text(LEFT - 8, bottom - value * unit + 4, str(value), text_anchor="end", font_size=12)
-    d = f"M{LEFT} {number(top)}V{number(bottom)}H{WIDTH - RIGHT}"
-    picture.add("path", d=d, fill="none", stroke="currentColor", opacity=0.4)
-    picture.text(
-        LEFT, bottom + 24, f"{number(seconds)} s: {ITEMS} items done, {len(refusals)} calls refused", font_size=12
-    )
-    picture.y = bottom + 34
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await fanout.do(with_retries, range(ITEMS), limit=ITEMS)
+        nursery.cancel_scope.cancel()
+    end = (trio.current_time(), f"{ITEMS} items done, {len(refused)} calls refused")
+    code = f"cap(get, 24{', overloaded=is_busy' if overloaded else ''})"
+    curves = {"running": [*running.items()], "caps": [*caps.items()] if overloaded else []}
+    return {"code": code, **curves, "refused": sorted(refused), "end": end}
 
 
-def cap():
-    picture = Picture("Calls at a server that takes eight at once, under a cap of 24, without and with overloaded")
-    draw_cap(picture, "cap(get, 24)", None)
-    draw_cap(picture, "cap(get, 24, overloaded=is_busy)", lambda exc: isinstance(exc, Refused))
-    picture.legend(calls_at_work={"fill": SUCCEEDED}, refused={"fill": FAILED}, the_cap={"fill": READING})
-    return picture
+def is_busy(exc):
+    return isinstance(exc, Refused)
 
 
+# How it is drawn
+
+LOOKS = {
+    "succeeded": {"facecolor": BLUE},
+    "failed": {"facecolor": ORANGE},
+    "cancelled": {"facecolor": (0, 0, 0, 0.12), "edgecolor": "black", "linestyle": "--"},
+    "running": {"facecolor": BLUE},
+    "being read": {"facecolor": VIOLET},
+}
+
+
+def draw_timeline(axes, rows, bars, waits=(), links=()):
+    place = {row: number for number, row in enumerate(rows)}
+    thin = max(end for _, _, end, _ in bars) / 100
+    for row, start, end, what in bars:
+        axes.barh(place[row], max(end - start, thin), 0.65, start, linewidth=0.8, label=what, **LOOKS[what])
+        if what == "failed":
+            inside = offset_copy(axes.transData, axes.figure, x=-7, units="points")
+            axes.plot(end, place[row], "x", color="white", markeredgewidth=2, transform=inside)
+    for row, start, end in waits:
+        axes.hlines(place[row], start, end, color="black", linestyle=":", label="waiting")
+    for row, other, time in links:
+        axes.vlines(time, place[row], place[other], color="black", linewidth=0.8)
+    started = {row for row, *_ in bars}
+    for row in (row for row in rows if row not in started):
+        axes.annotate("not started", (0, place[row]), (5, 0), textcoords="offset points", va="center", alpha=0.7)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def draw_cap(axes, running, caps, refused):
+    axes.fill_between(*zip(*running, strict=True), facecolor=BLUE, alpha=0.8, label="calls in progress")
+    for time in sorted({round(time, 1) for time in refused}):
+        axes.vlines(time, -3, -0.7, color=ORANGE, label="refused")
+    if caps:
+        axes.plot(*zip(*caps, strict=True), color=VIOLET, label="the cap")
+    axes.axhline(PLACES, color="black", linestyle="--", linewidth=0.8)
+    axes.set_yticks([0, PLACES, 24])
+    axes.set_xlim(0, 28)
+
+
+def draw(panels):
+    """A figure of all panels, one below the other, and a legend."""
+    heights = [len(shown.get("rows", "......")) for shown in panels]
+    figure = Figure(figsize=(drawing.WIDTH, 0.27 * sum(heights) + 0.85 * len(heights) + 0.3), layout="constrained")
+    axes_of = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    labelled = {}
+    for axes, shown in zip(axes_of, panels, strict=True):
+        what = {name: value for name, value in shown.items() if name not in {"code", "end"}}
+        (draw_timeline if "rows" in shown else draw_cap)(axes, **what)
+        axes.set_title(shown["code"], family="monospace", size=11, weight="bold")
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(length=0, labelbottom=False)
+        if "end" in shown:
+            time, text = shown["end"]
+            axes.set_xlabel(f"{time:.3g} s: {text}", loc="left")
+            axes.axvline(time, color="black")
+        handles, labels = axes.get_legend_handles_labels()
+        labelled |= dict(zip(labels, handles, strict=True))
+    figure.legend(labelled.values(), labelled, loc="outside lower left", ncols=3)
+    return figure
+
+
+# By the name of the file: the title, and what records the panels.
 PICTURES = {
-    "policies": policies,
-    "failfast": functools.partial(policy_picture, "FailFast()"),
-    "collect": functools.partial(policy_picture, "Collect()"),
-    "settle": functools.partial(policy_picture, "Settle(move_on_after=6)"),
-    "firstsuccess": functools.partial(policy_picture, "FirstSuccess()"),
-    "stream": stream,
-    "group": group,
-    "graph": graph,
-    "cap": cap,
+    "policies": (
+        "Six items, three at once, of which item 2 fails after 2 s, under FailFast, Collect and FirstSuccess",
+        [partial(policy, code) for code in ("FailFast()", "Collect()", "FirstSuccess()")],
+    ),
+    "failfast": ("Under FailFast, item 2 fails and the others are cancelled", [partial(policy, "FailFast()")]),
+    "collect": ("Under Collect, the others go on after a failure", [partial(policy, "Collect()")]),
+    "settle": ("Under Settle, a run ends after move_on_after", [partial(policy, "Settle(move_on_after=6)")]),
+    "firstsuccess": ("Under FirstSuccess, the first result cancels the rest", [partial(policy, "FirstSuccess()")]),
+    "stream": ("A stream with two workers and a slow reader: the workers wait for the reader", [stream]),
+    "group": ("A group in which jobs start jobs", [group]),
+    "graph": ("A graph: each step starts as soon as the steps that it needs are done", [graph]),
+    "cap": (
+        "Calls to a server that takes eight at once, under a cap of 24, without and with overloaded",
+        [partial(cap, None), partial(cap, is_busy)],
+    ),
 }
 
 
 def main(*, check):
     stale = []
-    for name, draw in PICTURES.items():
-        path, svg = HERE / f"{name}.svg", draw().svg()
+    for name, (title, recorders) in PICTURES.items():
+        path = HERE / "pictures" / f"{name}.svg"
+        runs = [trio.run(record, clock=MockClock(autojump_threshold=0)) for record in recorders]
+        panels = json.loads(json.dumps(runs), parse_float=lambda text: round(float(text), 3))
         if not check:
-            path.write_text(svg)
-        elif not path.exists() or path.read_text() != svg:
+            drawing.save(draw(panels), path, title, panels)
+        elif not drawing.shows(path, panels):
             stale.append(path.name)
     if stale:
-        sys.exit(f"not what the runs look like: {', '.join(stale)}; draw them with `nox -s pictures -- --draw`")
+        sys.exit(f"the runs have changed: {', '.join(stale)}; draw them again with `nox -s pictures -- --draw`")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """Settings and fixtures for the whole suite.
 
-The folders say what is tested: `calls` (`map` to `run_graph`), `adapters`, `engine` (what no call shows), `command` and
-`docs`. `typing` is for type checkers, `tools` for nox. CONTRIBUTING.md says where a new test goes.
-
-What several modules need is in helpers.py, or a fixture here. What the models have in common is in model.py. There are
-no annotations, but for the fields of dataclasses: type checkers read tests/typing only.
+CONTRIBUTING.md says which folder a test belongs in. Shared functions are in helpers.py, shared fixtures here, and what
+the models have in common in model.py. Type checkers read tests/typing only, so there are no annotations elsewhere
+except for the fields of dataclasses.
 """
 
 import functools
@@ -16,7 +14,8 @@ import signal
 
 import pytest
 import trio
-from hypothesis import settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from helpers import AsyncCountingSource, CountingSource, aiter_of
 
@@ -31,14 +30,14 @@ os.environ["TERM"] = "xterm"
 for name in ("COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
 
-# What a shell starts in the background ignores some signals, and so would the commands that are tested: they inherit
-# that. A handler they don't inherit.
+# A program that a shell starts in the background ignores some signals, and so would the commands under test, which
+# inherit that. They do not inherit handlers.
 for name in ("SIGHUP", "SIGINT", "SIGQUIT"):
     number = getattr(signal, name, None)
     if number is not None and signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if name == "SIGINT" else lambda *_: None)
 
-# What a test asks for by these names, it is run with each of.
+# A test that asks for one of these fixtures runs once with each of its values.
 
 
 @pytest.fixture(params=[list, iter, aiter_of])
@@ -88,5 +87,13 @@ def not_left_by_a_cancellation(test):
 
 
 def pytest_collection_finish():
-    """Spare what is there for good: hundreds of tests collect garbage, and would go through all of it each time."""
+    """Freeze what lives as long as the suite: hundreds of tests collect garbage, and would go through it each time."""
+    use_hypothesis()
     gc.freeze()
+
+
+@settings(max_examples=1, database=None)
+@given(st.none())
+def use_hypothesis(_):
+    """Have Hypothesis register its random numbers: it warns if it finds nobody who holds them, and looks at no frozen
+    object."""

@@ -1,12 +1,13 @@
 """Mutation testing: small changes are made to the package, one at a time, and some test should fail for each.
 
 A plugin of pytest, run by ``nox -s mutants``. It collects the suite once, finds out which tests run which lines, and
-then forks for each mutant: the child puts the changed code into the function that is already there, and runs the tests
-of that line, quickest first, until one fails. So a mutant costs little more than the tests that it needs, and functions
-with decorators are changed, too, which tools that rewrite functions pass over.
+then forks for each mutant: the child puts the changed code into the existing function, and runs the tests of that line,
+quickest first, until one fails. So a mutant costs little more than the tests that it needs, and functions with
+decorators are changed, too, which tools that rewrite functions pass over.
 
-What no test notices is printed, unless `survivors.toml` says why that is as it should be. What only a subprocess runs
-is not seen.
+A mutant that no test notices is printed, unless `survivors.toml` says why that is right. An entry of that file is
+printed if there is no such mutant any more, or if a test notices it now: delete it. The command is not mutated, because
+code that only a subprocess runs is not seen.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ JUDGED = HERE / "survivors.toml"
 ALARM = 15  # seconds that a test may take, and 20 times as long as it took before
 CPU = 3  # the same of CPU time, for loops without an end
 
-MODULES = [
-    "_core/exceptions.py", "_core/feeding.py", "_core/items.py", "_core/limits.py", "_core/nursery.py",
-    "_opening.py", "_core/run.py", "_core/slices.py", "_core/sources.py", "_core/windows.py",
-    "_ledgers.py", "_policies.py", "_errors.py", "_cap.py", "_throttle.py", "_meter.py",
-]  # fmt: skip
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+MODULES = [file for file in FILES if not file.startswith(("_cli/", "__main__"))]
+SKIPPED = {"test_docs", "test_docstrings", "test_examples", "test_figures", "test_packaging"}  # and the command's
+
+SURVIVED = ("survived", "no test", "trouble")
 
 OTHER = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -53,7 +54,7 @@ OTHER = {
 }  # fmt: skip
 
 
-# What is changed
+# Which changes are made
 
 
 class Mutant:
@@ -172,7 +173,7 @@ def changes(node):
                         yield field, place, ast.Pass()
 
 
-# How it gets into the functions
+# How they get into the functions
 
 
 def code_of(code, function):
@@ -302,7 +303,7 @@ def map_lines(items, workers):
 
 
 def tests_of(mutant, known, budget):
-    """The tests of its line, for so many seconds. First those that are quick and run what few run of its function."""
+    """The tests of its line, for `budget` seconds: first those that are quick and run what few run of its function."""
     durations, lines, (_, first) = known["durations"], known["lines"], mutant.function
     of_line = {line: lines.get(f"{mutant.path}:{line}", ()) for line in range(first, mutant.last + 1)}
     seen = next((of_line[line] for line in range(mutant.line, first, -1) if of_line[line]), ())
@@ -324,7 +325,7 @@ def tests_of(mutant, known, budget):
 
 def pytest_addoption(parser):
     group = parser.getgroup("mutants")
-    group.addoption("--mutate", default=",".join(MODULES), help="files of the package, with commas between them")
+    group.addoption("--mutate", default=",".join(MODULES), help="files of the package, separated by commas")
     group.addoption("--workers", type=int, default=os.cpu_count(), help="mutants at once")
     group.addoption("--budget", type=float, default=30, help="seconds of tests for each mutant")
     group.addoption("--known", action="store_true", help="use the map of lines to tests of the last time")
@@ -335,9 +336,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    skipped = ("test_cli", "test_examples", "test_packaging", "test_readme", "test_docs", "test_processes", "test_dask")
     items[:] = [
-        item for item in items if not item.path.name.startswith(skipped) and not item.get_closest_marker("dask")
+        item
+        for item in items
+        if item.path.parent.name != "command" and item.path.stem not in SKIPPED and not item.get_closest_marker("dask")
     ]
 
 
@@ -345,48 +347,63 @@ def pytest_collection_modifyitems(items):
 def pytest_runtestloop(session):
     option = session.config.option
     by_name = {item.nodeid: item for item in session.items}
+    known = known_of(session, by_name)
+    if known["bad"]:
+        print("these fail without any change, and are left out:", *known["bad"], sep="\n  ", flush=True)
+    judged = {text for group in tomllib.loads(JUDGED.read_text())["judged"] for text in group["mutants"]}
+    among = option.among.read_text() if option.among else None
+    outcomes = collections.Counter()
+    stale = {text for text in judged if text.partition(":")[0] not in FILES}
+    for path in option.mutate.split(","):
+        of_file, survivors = try_mutants(path, among, judged, by_name, known, option)
+        print(f"{path}: {dict(of_file)}", flush=True)
+        outcomes += of_file
+        if among is None:
+            stale |= {text for text in judged - survivors if text.startswith(f"{path}:")}
+    total = outcomes.total() - outcomes["not put in"]
+    killed = outcomes["killed"] + outcomes["killed by time"]
+    share = 100 * killed / max(total, 1)
+    print(f"{killed} of {total} mutants killed, {share:.1f} %; of the others {outcomes['judged']} judged")
+    if stale:
+        print(f"to be deleted from {JUDGED.name}, as no such mutant survives:", *sorted(stale), sep="\n  ")
+    session.testsfailed = sum(outcomes[what] for what in SURVIVED) + len(stale)
+    return True
+
+
+def known_of(session, by_name):
+    """Which of these tests run which lines, by name."""
+    option = session.config.option
     if not (option.known and CACHE.exists()):
         print(f"\nwhich of {len(by_name)} tests run which lines", flush=True)
         map_lines(session.items, option.workers)
     known = json.loads(CACHE.read_text())
     known["durations"] = {test: took for test, took in known["durations"].items() if test in by_name}
-    named = {line: [known["names"][number] for number in numbers] for line, numbers in known["lines"].items()}
-    known["lines"] = {line: [test for test in tests if test in by_name] for line, tests in named.items()}
-    if known["bad"]:
-        print("these fail without any change, and are left out:", *known["bad"], sep="\n  ", flush=True)
-    judged = tomllib.loads(JUDGED.read_text()) if JUDGED.exists() else {}
-    among = option.among.read_text() if option.among else None
-    outcomes = collections.Counter()
-    survivors = []
-    for path in option.mutate.split(","):
-        tree = ast.parse((PACKAGE / path).read_text())
-        waiting = [mutant for mutant in mutants_of(path, tree) if among is None or mutant.describe() in among]
-        running = {}
-        of_file = collections.Counter()
-        while waiting or running:
-            while waiting and len(running) < option.workers:
-                mutant = waiting.pop(0)
-                running[in_child(lambda: child(mutant, tree, by_name, known, option.budget))] = mutant  # noqa: B023
-            pid, status = os.wait()
-            mutant = running.pop(pid)
-            what = outcome_of(status)
-            if what in {"survived", "no test", "trouble"}:
-                text = mutant.describe()
-                if text in judged:
-                    what = "judged"
-                else:
-                    survivors.append((mutant.line, text, what))
-                    print(f"  line {mutant.line}: {what}: {text}", flush=True)
-            of_file[what] += 1
-        print(f"{path}: {dict(of_file)}", flush=True)
-        outcomes += of_file
-    total = sum(outcomes.values()) - outcomes["not put in"]
-    killed = outcomes["killed"] + outcomes["killed by time"]
-    share = 100 * killed / max(total, 1)
-    print(f"{killed} of {total} mutants killed, {share:.1f} %; of the others {outcomes['judged']} judged")
-    if survivors:
-        session.testsfailed = len(survivors)
-    return True
+    for line, numbers in known["lines"].items():
+        names = [known["names"][number] for number in numbers]
+        known["lines"][line] = [name for name in names if name in by_name]
+    return known
+
+
+def try_mutants(path, among, judged, by_name, known, option):
+    """How many mutants of a file came to which end, and those that survived, judged or not."""
+    tree = ast.parse((PACKAGE / path).read_text())
+    waiting = [mutant for mutant in mutants_of(path, tree) if among is None or mutant.describe() in among]
+    running, outcomes, survivors = {}, collections.Counter(), set()
+    while waiting or running:
+        while waiting and len(running) < option.workers:
+            mutant = waiting.pop(0)
+            running[in_child(lambda: child(mutant, tree, by_name, known, option.budget))] = mutant  # noqa: B023
+        pid, status = os.wait()
+        mutant = running.pop(pid)
+        what, text = outcome_of(status), mutant.describe()
+        if what in SURVIVED:
+            survivors.add(text)
+            if text in judged:
+                what = "judged"
+            else:
+                print(f"  line {mutant.line}: {what}: {text}", flush=True)
+        outcomes[what] += 1
+    return outcomes, survivors
 
 
 def child(mutant, tree, by_name, known, budget):
