@@ -229,7 +229,7 @@ class _Graph(Source[int]):
     # The source
 
     @property
-    def open(self) -> bool:
+    def may_grow(self) -> bool:
         """Whether steps are ready or running. Those that run may make others ready."""
         return bool(self._ready) or self._ended < self._tickets
 

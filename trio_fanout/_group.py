@@ -14,7 +14,7 @@ import trio
 from outcome import Error, Value
 
 from ._arguments import check_function, check_seconds, name_of
-from ._core.crew import COMING
+from ._core.crew import MAX_COMING
 from ._core.exceptions import raise_unchanged
 from ._core.items import same_context
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
@@ -203,9 +203,9 @@ class _Jobs(Queue[_Job]):
     # The source
 
     @property
-    def open(self) -> bool:
+    def may_grow(self) -> bool:
         """Whether jobs may still arrive."""
-        return not self.closing or bool(self._waiting) or bool(self._running)
+        return not self.closing or bool(self._queued) or bool(self._running)
 
     def add(self, fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> _Job:
         """Queue a job of the calling task."""
@@ -215,11 +215,11 @@ class _Jobs(Queue[_Job]):
 
     def take(self) -> tuple[int, _Job] | None:
         """Take the first job."""
-        if not self._waiting:
+        if not self._queued:
             return None
-        index, job = entry = self._waiting.popleft()
+        index, job = entry = self._queued.popleft()
         self._running[index] = job
-        if not self._waiting:
+        if not self._queued:
             self._last_context = self.context  # the variables of a job are kept no longer than the job
         return entry
 
@@ -310,7 +310,7 @@ class Group(metaclass=NoPublicConstructor):
 
     def __repr__(self) -> str:
         now = self.statistics()
-        state = "ended" if not self._jobs.open else "stopped" if now.stopped else "open"
+        state = "ended" if not self._jobs.may_grow else "stopped" if now.stopped else "open"
         return f"<trio_fanout.Group, {state}: {now.queued} queued, {now.running} running>"
 
     @property
@@ -346,14 +346,14 @@ class Group(metaclass=NoPublicConstructor):
         """
         check_function(fn)
         check_in_run(self._trio_token, "start_soon()")
-        if self._jobs.closing and not self._jobs.open:
+        if self._jobs.closing and not self._jobs.may_grow:
             msg = "start_soon() was called after the group had ended"
             raise RuntimeError(msg)
         handle: Handle[R] = create(Handle, self._jobs.add(fn, args))
-        if self._run.stopped:
-            self._run.discard()
+        if self._run.ended_early:
+            self._run.drop_queued()
         else:
-            self._run.start_workers(COMING)
+            self._run.start_workers(MAX_COMING)
         return handle
 
     def stop(self) -> None:
@@ -386,7 +386,7 @@ class Group(metaclass=NoPublicConstructor):
         """
         running = self._run.running()
         queued = int(self._jobs.ready()) + self._run.unfinished() - running
-        return GroupStatistics(queued=queued, running=running, stopped=self._run.was_stopped)
+        return GroupStatistics(queued=queued, running=running, stopped=self._run.stopped)
 
 
 @protected()
@@ -426,7 +426,7 @@ class _OpenGroup(OpensOnce):
         tb: TracebackType | None,
     ) -> bool:
         self._jobs.closing = True
-        if exc is None and not self._jobs.open:
+        if exc is None and not self._jobs.may_grow:
             self._run.source_ended()
         try:
             return await self._run.__aexit__(etype, exc, tb)

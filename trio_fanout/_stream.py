@@ -18,7 +18,7 @@ from ._arguments import check_function, check_seconds, name_of
 from ._core.exceptions import chain, is_cancelled, raise_unchanged
 from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
-from ._core.nursery import SingleExceptionNursery, leave
+from ._core.nursery import SingleExceptionNursery, raise_or_return
 from ._core.run import Run
 from ._core.slices import current_slice
 from ._core.sources import is_async
@@ -373,7 +373,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
             running=self._run.running(),
             ready=len(self._results.ready),
             outstanding=self._results.window.outstanding,
-            stopped=self._run.stopped or self._results.cut_short or self._results.closed,
+            stopped=self._run.ended_early or self._results.cut_short or self._results.closed,
         )
 
 
@@ -443,6 +443,6 @@ class _Stream(OpensOnce, Generic[T, R]):
         self._results.close()
         self._run.cancel("the block of the stream was left")
         try:
-            return leave(self._results.conclude_block(await self._nursery.close(exc)), exc)
+            return raise_or_return(self._results.conclude_block(await self._nursery.close(exc)), exc)
         finally:
             del exc, tb  # this frame is in the traceback of each Cancelled, which may be part of a chain

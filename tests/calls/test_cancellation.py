@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import DO_POLICIES, POLICIES, Gauge, fail_when_cancelled, limit_of, nothing_left, workers
+from helpers import DO_POLICIES, POLICIES, Gauge, fail_when_cancelled, limit_of, nothing_left, printed, workers
 
 # Cancellation from outside
 
@@ -612,3 +612,24 @@ async def test_workers_that_wait_for_a_token_are_turned_away_once_each(how):
         return calls
 
     assert 0 < await work(400) < 5 * await work(100)
+
+
+@pytest.mark.parametrize("policy", [fanout.FailFast(), fanout.Collect(max_failures=1)], ids=str)
+async def test_a_failure_that_was_raised_out_of_its_group_while_the_run_is_cancelled(policy):
+    """Its context is the group that it is a member of, which is a circle."""
+
+    async def fn(x):
+        if x == 0:
+            await trio.lowlevel.checkpoint()
+            raise KeyError("first")
+        try:
+            await trio.sleep_forever()
+        finally:
+            try:
+                raise ExceptionGroup("group", [ValueError("second")])
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None
+
+    with pytest.raises((KeyError, fanout.FanOutError)) as raised:
+        await fanout.map(fn, range(2), policy=policy)
+    assert "KeyError: 'first'" in printed(raised.value)

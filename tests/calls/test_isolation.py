@@ -2,6 +2,7 @@
 
 import gc
 import random
+import signal
 from contextlib import aclosing
 
 import pytest
@@ -10,7 +11,7 @@ from outcome import Error, Value
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import GROUP_POLICIES, POLICIES, busy, limit_of, notes_of, nothing_left
+from helpers import GROUP_POLICIES, POLICIES, busy, limit_of, notes_of, nothing_left, printed
 
 # An async generator that is left with a scope open is closed by the garbage collector, of which Trio warns.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
@@ -417,6 +418,32 @@ def test_a_nursery_that_an_item_leaves_open_does_not_hang_a_program_on_the_real_
 
     trio.run(main)
     assert ended
+
+
+def test_ctrl_c_waits_for_the_tasks_of_a_nursery_that_was_left_open():
+    """As in a nursery of Trio's. And what the run has to say is printed with it."""
+    ended = []
+
+    @trio.lowlevel.enable_ki_protection  # so that the main task gets it, which waits
+    async def stubborn():
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+            signal.raise_signal(signal.SIGINT)
+            await trio.sleep(1)
+        ended.append(trio.current_time())
+
+    async def work(n):
+        (await trio.open_nursery().__aenter__()).start_soon(stubborn)
+
+    async def main():
+        with pytest.raises(KeyboardInterrupt) as raised:
+            await fanout.map(work, [0])
+        assert ended == [2]
+        return printed(raised.value)
+
+    text = trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert "item 0 left a nursery open" in text
+    assert "stack corrupted" not in text
 
 
 # No call gives back less than it took

@@ -2,6 +2,9 @@
 
 import contextlib
 import contextvars
+import gc
+import random
+import weakref
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -12,6 +15,7 @@ import trio_fanout as fanout
 from helpers import (
     POLICIES,
     AsyncCountingSource,
+    CountingSource,
     FrozenError,
     Gauge,
     SourceError,
@@ -852,3 +856,60 @@ async def test_the_reader_of_a_source_is_woken_when_the_tokens_of_a_shared_limit
         assert limiter.borrowed_tokens == 6
         limiter.release_on_behalf_of("an outsider")
     assert trio.current_time() == 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_a_burst_from_an_async_source_starts_all_items_there_is_room_for(seed, autojump_clock, monkeypatch):
+    """Whichever of the workers that are idle, and the one that has just finished, take the first of them."""
+    monkeypatch.setattr("trio._core._run._r", random.Random(seed))
+    burst = trio.Event()
+    running = []
+
+    async def source():
+        yield 0
+        await burst.wait()
+        for x in range(1, 4):
+            yield x
+
+    async def fn(x):
+        if x == 0:
+            await wait_all_tasks_blocked()
+            burst.set()
+            await trio.lowlevel.checkpoint()
+        else:
+            running.append(x)
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: fanout.do(fn, source(), limit=3))
+        await trio.sleep(0.5)
+        assert running == [1, 2, 3]
+
+
+async def test_what_a_source_with_a_nursery_raises_is_split_even_if_its_group_cannot_be(autojump_clock):
+    class Strange(ExceptionGroup):
+        def derive(self, excs):
+            raise ZeroDivisionError
+
+    async def source():
+        try:
+            for x in range(100):
+                yield x
+        except GeneratorExit as exit_:
+            raise BaseExceptionGroup("both", [exit_, Strange("strange", [SourceError("while closing")])]) from None
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await fanout.map(fail_at_3, source(), limit=1)
+    assert "ZeroDivisionError" not in printed(raised.value)
+
+
+@pytest.mark.parametrize("make", [AsyncCountingSource, CountingSource])
+async def test_a_stream_that_is_over_keeps_no_source_alive(make):
+    source = make(range(3))
+    async with fanout.stream(double, source) as results:
+        pass
+    ref = weakref.ref(source)
+    del source
+    gc.collect()
+    assert ref() is None
+    assert "closed" in repr(results)

@@ -8,7 +8,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from helpers import FrozenError, check_no_cycles, fail_when_cancelled, nothing_left, printed
 from trio_fanout._core.exceptions import chain, chain_of, raise_unchanged, set_context
-from trio_fanout._core.nursery import SingleExceptionNursery, leave
+from trio_fanout._core.nursery import SingleExceptionNursery, raise_or_return
 
 
 class open_nursery:  # noqa: N801  # stands where `trio.open_nursery` would
@@ -31,7 +31,7 @@ class open_nursery:  # noqa: N801  # stands where `trio.open_nursery` would
 
     async def __aexit__(self, etype, exc, tb):
         try:
-            return leave(self.conclude(await self.nursery.close(exc)), exc)
+            return raise_or_return(self.conclude(await self.nursery.close(exc)), exc)
         finally:
             del exc, tb
 

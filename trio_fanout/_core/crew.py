@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Work = Callable[[], Awaitable[None]]
 
-COMING: Final = 64
+MAX_COMING: Final = 64
 """How many workers may be coming at a time, at the start of a run, of jobs, and after a wait for tokens.
 
 A worker that takes an item allows as many as there are unfinished items. So they double, and thousands are running
@@ -46,12 +46,12 @@ EXHAUSTED, STOPPED, CANCELLED = End  # under a name of its own, a member is foun
 class Crew:
     """The workers of a run.
 
-    Three numbers are counted, and there is a lot in which workers idle:
+    Three numbers are counted, and idle workers wait in a parking lot:
 
-    - `workers`: tasks that were started and have not ended. Up in `start_one`, down in `leave`.
+    - `workers`: tasks that were started and have not ended. Up in `start_one`, down in `count_out`.
     - `taken`: items that workers have taken. Set by the loop, where it takes an item.
     - `finished`: items that were taken and have ended in some way. Up in the loop, where an item ends, and in
-      `Ending.never_starts`.
+      `Ending.turned_away`.
 
     From these follow:
 
@@ -73,7 +73,7 @@ class Crew:
     ended: End | None  # why no more items are taken; the first cause counts
     # How many workers may be awake: the limit as last seen, at least 1, or the number of items, if the limit does not
     # change and they are fewer. And 0 once the run has `ended`: so the loop compares one number per item.
-    most: float
+    max_awake: float
     workers: int
     taken: int
     finished: int
@@ -94,11 +94,11 @@ class Crew:
         self._name = name
         self.limit_changes = tokens.shared or limiter_shown
         self.ended = None
-        self.most = tokens.workers
-        if source.length and not source.open and not self.limit_changes:
-            self.most = min(self.most, source.length)  # more would find nothing: don't look for them
+        self.max_awake = tokens.worker_limit
+        if source.length and not source.may_grow and not self.limit_changes:
+            self.max_awake = min(self.max_awake, source.length)  # more would find nothing: don't look for them
         self.workers = self.taken = self.finished = 0
-        self.idle = trio.lowlevel.ParkingLot() if source.open else None
+        self.idle = trio.lowlevel.ParkingLot() if source.may_grow else None
 
     def unfinished(self) -> int:
         """How many items were taken and have not ended."""
@@ -108,7 +108,7 @@ class Crew:
         """How many workers are not idle."""
         return self.workers - len(self.idle or ())
 
-    def start(self, work: Work, at_most: int = 1) -> None:
+    def wake_or_start(self, work: Work, at_most: int = 1) -> None:
         """Wake or start workers, until one is coming for each item that is ready.
 
         No more than `at_most` are coming then, and no more are awake than the limit allows.
@@ -119,7 +119,7 @@ class Crew:
             return
         if self.limit_changes and self._tokens.limiter.total_tokens != self._tokens.total:
             self.follow_limit()
-        room = self.most - unfinished
+        room = self.max_awake - unfinished
         if coming >= room:
             return
         count = int(min(self._source.ready(self.taken), at_most, room)) - coming
@@ -135,22 +135,22 @@ class Crew:
         self._nursery.start_soon(work, name=self._name)
         self.workers += 1
 
-    def leave(self, task: Task) -> None:
+    def count_out(self, task: Task) -> None:
         """Put back the token of a worker that ends, and count it out."""
         self._tokens.put_back(task)
         self.workers -= 1
 
     def follow_limit(self) -> None:
-        """Have as many workers as the limiter has tokens now."""
+        """Look at the limiter, and set how many workers may be awake."""
         self._tokens.look()
         if self.ended is None:
-            self.most = self._tokens.workers
-            self._source.wake_reader()  # there may be room for what it reads, and no worker has to come by
+            self.max_awake = self._tokens.worker_limit
+            self._source.wake_feeder()  # there may be room for what it reads, and no worker has to come by
 
     def dismiss(self, cause: End) -> None:
         """Have no more items taken. Workers exit when they next look."""
         if self.ended is None:
             self.ended = cause
-            self.most = 0
+            self.max_awake = 0
             if self.idle:
                 self.idle.unpark_all()

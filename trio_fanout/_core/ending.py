@@ -8,6 +8,7 @@ import attrs
 
 from .._protection import protected
 from .crew import CANCELLED, EXHAUSTED, STOPPED
+from .scopes import tasks_ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,10 @@ class Ending:
 
     A run ends when its source is exhausted, when its owner stops it, or when something cancels it: its sink, its owner,
     or an exception that leaves the block or a worker. The first of these is kept, as `Crew.ended`, and no item is taken
-    any more. Unless it is the source that has ended, items that were taken and have not started never start.
+    any more.
+
+    The source alone is no reason not to start items that were taken and wait for a token. But a run whose source is
+    exhausted can still be stopped or cancelled. Then they never start.
     """
 
     _source: Source[Any]
@@ -38,60 +42,66 @@ class Ending:
     _crew: Crew
     _nursery: SingleExceptionNursery
     lost: bool = False  # an item has ended without an outcome, or will not start
-    abandoned: Sequence[trio.Nursery] = ()  # those that items have left open
+    _abandoned: Sequence[trio.Nursery] = ()  # those that items have left open
 
-    def exhausted(self) -> None:
+    def note_exhausted(self) -> None:
         """The source has ended, and all its items were taken."""
         self._crew.dismiss(EXHAUSTED)
 
     def stop(self) -> None:
         """Start no further item. Those that run finish."""
-        self._start_no_more(STOPPED)
+        self.start_no_more(STOPPED)
         self._source.stop()
 
     def cancel(self, reason: str) -> None:
         """Start no further item, and cancel those that run."""
-        self._start_no_more(CANCELLED)
+        self.start_no_more(CANCELLED)
         self._nursery.cancel(reason)
 
     def keep(self, exc: BaseException, reason: str) -> bool:
-        """Keep an exception that ends the run. False if it is to be raised into the nursery; see there."""
-        self._start_no_more(CANCELLED)  # the other workers might not come to a checkpoint soon
+        """Keep an exception that ends the run. False if the caller has to raise it into the nursery; see there."""
+        self.start_no_more(CANCELLED)  # the other workers might not come to a checkpoint soon
         try:
             return self._nursery.keep(exc, reason)
         finally:
             del exc  # see `exceptions`
 
-    def _start_no_more(self, cause: End) -> None:
+    def start_no_more(self, cause: End) -> None:
+        """Let no further item start. Those that wait for a token and those in the queue end here."""
         self._crew.dismiss(cause)
         for index, item in self._tokens.turn_away():
-            self.never_starts(index, item)
-        self.discard()
+            self.turned_away(index, item)
+        self.drop_queued()
 
-    def discard(self) -> None:
+    def drop_queued(self) -> None:
         """Discard items that were put into the source and will never start."""
         for index, item in self._source.drop():
-            self.give_up(index, item)
+            self.without_outcome(index, item)
 
-    def never_starts(self, index: int, item: Any) -> None:
+    def turned_away(self, index: int, item: Any) -> None:
         """Note that an item that was taken has ended before it started."""
         self._crew.finished += 1
-        self.give_up(index, item)
+        self.without_outcome(index, item)
 
-    def give_up(self, index: int, item: Any) -> None:
+    def without_outcome(self, index: int, item: Any) -> None:
         """Note that an item has no outcome."""
         self.lost = True
         self._sink.cancelled(index, item)
 
-    def left_by(self, task: Task, index: int) -> None:
+    def check_nurseries(self, task: Task, index: int) -> None:
         """End the run if the last item of a worker left a nursery open: wrong use, under every policy."""
         if task.child_nurseries:
             for nursery in task.child_nurseries:
                 nursery.cancel_scope.cancel("its block was left without closing it")
-            self.abandoned = [*self.abandoned, *task.child_nurseries]
+            self._abandoned = [*self._abandoned, *task.child_nurseries]
             item = self._sink.label(index)
             msg = f"{item} left a nursery open: leave its `async with` block before the function returns"
+            self._nursery.trio_adds_an_error = True
             self.keep(RuntimeError(msg), "an item left a nursery open")
+
+    async def abandoned_ended(self) -> KeyboardInterrupt | None:
+        """Wait until the tasks of nurseries that were left open have ended; see `tasks_ended`."""
+        return await tasks_ended(self._abandoned) if self._abandoned else None
 
     def complete(self) -> bool:
         """Whether all items of the source were taken, and each has succeeded or failed."""

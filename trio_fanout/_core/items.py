@@ -45,11 +45,17 @@ def split_failure(exc: BaseException) -> tuple[Exception | None, BaseException |
 
 def came_out_of_cancellation(exc: BaseException) -> bool:
     """Whether `exc` came out of a cancellation: of a group, each member must have."""
-    seen: set[int] = set()
+    return _came_out_of_cancellation(exc, set())
+
+
+def _came_out_of_cancellation(exc: BaseException, seen: set[int]) -> bool:
     link: BaseException | None = exc
+    # A member that is raised out of its group has that group as its context: `seen` is for the whole search.
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        if holds_cancelled(link) or (is_group(link) and all(map(came_out_of_cancellation, link.exceptions))):
+        if holds_cancelled(link):
+            return True
+        if is_group(link) and all(_came_out_of_cancellation(member, seen) for member in link.exceptions):
             return True
         link = link.__context__
     return False

@@ -85,7 +85,7 @@ class Tokens:
         self.never_started: set[int] = set()  # the indices of those that left the queue without a start
 
     @property
-    def workers(self) -> float:
+    def worker_limit(self) -> float:
         """How many workers are of use."""
         # With no tokens, one worker still waits, so that the run notices when there are some again.
         return self.total or 1
@@ -116,7 +116,7 @@ class Tokens:
         items.
         """
         if self.waiting:
-            self.put_back(task)  # those before may wait for it
+            self.put_back(task)  # an earlier item may be waiting for this token
         entry = self.waiting[index] = _Waiting(item)
         with entry.scope:
             if self.holds(task):
@@ -124,7 +124,8 @@ class Tokens:
             else:
                 await self.limiter.acquire()
                 self._borrowers.add(task)
-            # Workers that go on at the same time come back in any order: each wakes the next one.
+            # Trio may resume workers that got tokens in the same turn in any order: each lets the next one go. The
+            # queue is empty if all were turned away.
             if next(iter(self.waiting), index) != index:
                 await entry.turn.wait()
         if self.waiting.pop(index, None) is None:

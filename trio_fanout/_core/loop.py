@@ -10,7 +10,7 @@ import trio
 
 from .._arguments import check_awaitable
 from .._protection import protected
-from .crew import CANCELLED, COMING
+from .crew import CANCELLED, MAX_COMING
 from .exceptions import is_cancelled, raise_unchanged
 from .items import COROUTINE, came_out_of_cancellation, split_failure, switch_context, without_worker
 from .scopes import Scopes
@@ -43,13 +43,12 @@ class Loop(Generic[T, R]):
     _tokens: Tokens
     _crew: Crew
     _ending: Ending
-    _read_by_a_task: bool  # the source
     slice: Slice = attrs.field(factory=current_slice)
 
     def worker(self) -> Work:
         """What the task of a worker runs."""
         # Not always the first: a coroutine around another one costs whatever waits inside.
-        return self._guarded_work if self._read_by_a_task else self._work
+        return self._guarded_work if self._source.fed else self._work
 
     async def _guarded_work(self) -> None:
         """A worker for a source that a task reads: however it ends, even before its first line, it wakes that task."""
@@ -60,7 +59,7 @@ class Loop(Generic[T, R]):
         finally:
             if not ended:
                 self._crew.dismiss(CANCELLED)
-            self._source.wake_reader()
+            self._source.wake_feeder()
 
     async def _work(self) -> None:
         """Run items, one after another, until there are none for this worker."""
@@ -92,28 +91,29 @@ class Loop(Generic[T, R]):
                     starts_at_once = has_token and context_of is None
                 # Too many are awake: the limit is lower than it was, or the run has ended. The first comparison saves
                 # the call.
-                if crew.workers > crew.most and crew.awake() > crew.most:
+                if crew.workers > crew.max_awake and crew.awake() > crew.max_awake:
                     return
                 # No checkpoint from here until the item has started or is in the queue, so that items start in order.
                 entry = take()
                 if entry is None:
-                    if idle is None or not source.open:
-                        self._ending.exhausted()
+                    if idle is None or not source.may_grow:
+                        self._ending.note_exhausted()
                         return
                     if context_of is not None:
                         task.context = context.copy()  # an idle worker keeps nothing alive that an item has set
-                    source.wake_reader()
+                    source.wake_feeder()
                     await idle.park()
                     continue
                 index, item = entry
                 crew.taken = index + 1
                 # Most often all workers that there may be are running. If not, more may start, or the run has ended.
-                if crew.workers != crew.most or idle:
+                if crew.workers != crew.max_awake or idle:
                     if crew.ended is not None:  # by the source itself, as this item was taken
                         crew.taken = index
-                        self._ending.give_up(index, item)
+                        self._ending.without_outcome(index, item)
                         return
-                    crew.start(self.worker(), at_most=crew.unfinished())
+                    crew.wake_or_start(self.worker(), at_most=crew.unfinished())
+                    source.wake_feeder()  # one item fewer in the queue: no worker may come that would find it empty
                 if waiting or not starts_at_once:
                     may_start = not waiting and (has_token or tokens.borrow(task))
                     if context_of is not None and switch_context(task, context_of(item)):
@@ -130,7 +130,7 @@ class Loop(Generic[T, R]):
                 except BaseException as exc:  # noqa: ASYNC103  # raised again, but for what is a failure in it
                     left_open = scopes.changed()
                     if type(exc) is trio.Cancelled and not left_open:  # as in `_raised`, for thousands at once
-                        self._ending.give_up(index, item)
+                        self._ending.without_outcome(index, item)
                         raise
                     reason = self._raised(index, item, exc, own_scope=left_open and not scopes.cancelled())
                 else:
@@ -153,28 +153,30 @@ class Loop(Generic[T, R]):
             if not self._ending.keep(exc, f"a worker raised {type(exc).__name__}"):
                 raise
         finally:
-            self._leave(task, index, replace=replace)
+            self._finish(task, index, replace=replace)
 
-    def _leave(self, task: Task, index: int, *, replace: bool) -> None:
+    def _finish(self, task: Task, index: int, *, replace: bool) -> None:
         """Note what the last item left open, and start another worker instead of this one if `replace` says so."""
-        self._ending.left_by(task, index)
-        self._crew.leave(task)
+        self._ending.check_nurseries(task, index)
+        self._crew.count_out(task)
         if replace and self._crew.ended is None:
             self._crew.start_one(self.worker())
 
     async def _wait_to_start(self, task: Task, index: int, item: T) -> bool:
         """Wait for a token, and until the items before this one have started. False if it is not to be started."""
         if not self._tokens.shared and not self._tokens.holds(task) and self._crew.idle:
-            self._crew.idle.unpark_all()  # idle workers may hold tokens that the limiter lacks now: they put them back
+            # Idle workers hold tokens that this item needs. Once they are awake, more workers are awake than the limit
+            # allows: the first to look exits, and puts its token back.
+            self._crew.idle.unpark_all()
         try:
             started = await self._tokens.wait(task, index, item)
         except BaseException:
             if self._tokens.withdraw(index):
-                self._ending.never_starts(index, item)
+                self._ending.turned_away(index, item)
             raise
         # There may be more tokens than before, and this item may take long.
-        self._source.wake_reader()
-        self._crew.start(self.worker(), COMING)
+        self._source.wake_feeder()
+        self._crew.wake_or_start(self.worker(), MAX_COMING)
         return started
 
     def _raised(self, index: int, item: T, exc: BaseException, *, own_scope: bool) -> str | None:
@@ -190,7 +192,7 @@ class Loop(Generic[T, R]):
                 failure = RuntimeError(msg)
         try:
             if failure is None:
-                self._ending.give_up(index, item)
+                self._ending.without_outcome(index, item)
                 reason = None
             else:
                 reason = self._failed(index, item, failure, own_scope=own_scope)

@@ -48,7 +48,7 @@ class SingleExceptionNursery:
     would look complete.
     """
 
-    __slots__ = ("_foreign", "_manager", "_raised", "cancel_scope", "start_soon")
+    __slots__ = ("_foreign", "_manager", "_raised", "cancel_scope", "start_soon", "trio_adds_an_error")
 
     start_soon: Callable[..., None]
 
@@ -58,6 +58,9 @@ class SingleExceptionNursery:
         self._raised: list[BaseException] = []  # by the block and by tasks, but for cancellations
         self._foreign: BaseException | None = None  # the last foreign `Cancelled`
         self.cancel_scope: trio.CancelScope | None = None  # None until the nursery is open
+        # Whether a task has left a nursery of its own open. Trio then raises a RuntimeError about corrupted stacks, and
+        # that says less than the one that is kept here for it.
+        self.trio_adds_an_error: bool = False
 
     async def open(self) -> None:
         """Open the nursery, if there is room on the stack for what follows."""
@@ -121,6 +124,8 @@ class SingleExceptionNursery:
         """The exception to be raised; `members` came through Trio's nursery, `block` is a cancellation of the block."""
         if not members and not self._raised:
             return self._foreign
+        if self.trio_adds_an_error:
+            members = [member for member in members if type(member) is not RuntimeError]
         others = [*self._raised, *(member for member in members if not is_cancelled(member))]
         if not others:
             # Each task has a Cancelled of its own; any one of them tells Trio all there is to tell.
@@ -128,16 +133,22 @@ class SingleExceptionNursery:
         return most_important(others)
 
 
-def most_important(raised: Sequence[BaseException]) -> BaseException:
-    """The first that is not an `Exception`, or the first that is not a cancellation. The others are chained to it."""
-    chosen = min(raised, key=lambda exc: (is_cancelled(exc), isinstance(exc, Exception)))
-    for other in raised:
-        if other is not chosen and not is_cancelled(other):
-            chain(chosen, other)
+def most_important(raised: Sequence[BaseException | None]) -> BaseException | None:
+    """Of what was raised, the first that is not an `Exception`, or else the first that is not a cancellation.
+
+    The others are chained to it, except cancellations.
+    """
+    excs = [exc for exc in raised if exc is not None]
+    if not excs:
+        return None
+    chosen = min(excs, key=lambda exc: (is_cancelled(exc), isinstance(exc, Exception)))
+    for exc in excs:
+        if exc is not chosen and not is_cancelled(exc):
+            chain(chosen, exc)
     return chosen
 
 
-def leave(exc: BaseException | None, block: BaseException | None) -> bool:
+def raise_or_return(exc: BaseException | None, block: BaseException | None) -> bool:
     """Raise `exc` from an `__aexit__`, or return what that is to return; `block` is what the block has raised."""
     try:
         if exc is None or exc is block:

@@ -1,15 +1,16 @@
 """A run: workers that take items from a source and run a function on them, under a limiter.
 
-A `Run` is given all it works with: the function, the source, a sink that is told of each success and each failure and
-says whether to cancel, and the tokens. It keeps no results and knows no policy. `map`, `stream`, `open_group` and
-`run_graph` differ in what they give it, and enter it as one enters a nursery.
+A `Run` is given all it works with: the function, the source, a sink that is notified of each success and each failure
+and says whether to cancel, and the tokens. It keeps no results and knows no policy. `map`, `stream`, `open_group` and
+`run_graph` differ in what they give it. Whichever of them makes a run is its *owner*, and enters it as one enters a
+nursery.
 
-**What it is instead of.** A task for each item, in a nursery, with a limiter: 600 lines less, and 40 µs per item
-instead of 0.35. Here workers are tasks, and are reused: a worker runs its item and takes the next one itself. The price
-is that what Trio does for a task has to be done for an item: context variables, cancel scopes that were left open,
-references that must not stay, a turn for other tasks now and then.
+**The simple alternative** is a task for each item, in a nursery, with a limiter. It is 600 lines shorter, and costs
+40 µs per item. This costs 0.35 µs. Here workers are tasks, and are reused: a worker runs its item and takes the next
+one itself. The price is that what Trio does for a task has to be done for an item: context variables, cancel scopes
+that were left open, references that must not stay, a turn for other tasks now and then.
 
-Behind this room are three halls:
+Three modules do the work:
 
 - `crew`: who works, and who may start;
 - `ending`: how a run ends;
@@ -21,12 +22,18 @@ The life of a worker, as `Loop._work` has it::
                                             | none
                                             +-> exit, or idle while items may still arrive
 
-**Who starts a worker.** `Crew.start`. It is called as the run is entered, by a worker that takes an item (unless all
-are running) or has waited for its token, and by what puts an item into a queue or makes room in a window. Besides, a
-worker that cannot be used again is replaced.
+**Who starts a worker.** `Crew.wake_or_start` does. It is called as the run is entered, by a worker that takes an item
+(unless all that there may be are running) or that has waited for a token, by whatever puts an item into a queue, and by
+a stream whose reader has made room for another item. Besides, a worker that cannot be used again is replaced.
+
+**Who wakes whom.** Idle workers are woken by `Crew.wake_or_start`, all of them at the end of the run, and when another
+worker waits for a token that one of them may hold. The task that reads an async source (`feed`) is woken by a worker
+that has found no item or taken one, and by whatever makes room: a result that was read, a limit that rises, the end. An
+item that waits for a token is woken by the limiter, and then by the item before it (`Tokens`). A task that waits for
+its slice of time is woken by one that has waited before it (`Slice`).
 
 **What ends a run.** Its source is exhausted, its owner stops it, or something cancels it (`End`). The first of these is
-kept, and no item is taken any more. Workers exit when they next look.
+kept, and no more items are taken. Workers exit when they next look.
 
 **Why a worker exits only while more are awake than the limit allows.** Idle workers do not count. If they did, the last
 one awake could exit while others are asleep, and nothing would wake those.
@@ -36,8 +43,8 @@ first served. If a worker waited for a token first, another could overtake it on
 item is in the queue for tokens as soon as it is taken. The price: items may be taken that cannot start yet, one for
 each worker.
 
-**Why one flat loop.** A coroutine for each item or slice would cost 0.03 checkpoints per item. And on one page a reader
-sees all that happens to an item.
+**Why one flat loop.** A coroutine for each item or slice would cost a tenth of a microsecond, a third of what the loop
+costs. And on one page a reader sees all that happens to an item.
 """
 
 from __future__ import annotations
@@ -47,13 +54,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import trio
 
 from .._protection import protected
-from .crew import CANCELLED, COMING, EXHAUSTED, STOPPED, Crew
+from .crew import CANCELLED, EXHAUSTED, MAX_COMING, STOPPED, Crew
 from .ending import Ending
 from .items import with_timeout
 from .loop import Loop
-from .nursery import SingleExceptionNursery, leave, most_important
-from .scopes import tasks_ended
-from .sources import FedQueue
+from .nursery import SingleExceptionNursery, most_important, raise_or_return
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -61,7 +66,7 @@ if TYPE_CHECKING:
 
     from .limits import Tokens
     from .sinks import Sink
-    from .sources import Source
+    from .sources import FedQueue, Source
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -103,14 +108,14 @@ class Run(Generic[T, R]):
         self._ending = Ending(source, sink, tokens, self._crew, self._nursery)
         if item_timeout is not None:
             fn = with_timeout(fn, item_timeout)
-        self._loop = Loop(fn, source, sink, tokens, self._crew, self._ending, isinstance(source, FedQueue))
+        self._loop = Loop(fn, source, sink, tokens, self._crew, self._ending)
 
     async def __aenter__(self) -> Run[T, R]:
         """Open the nursery, and start the first workers."""
         await self._nursery.open()
         if self._move_on_after is not None:
             self.cancel_scope.deadline = trio.current_time() + self._move_on_after
-        self.start_workers(COMING)
+        self.start_workers(MAX_COMING)
         return self
 
     async def __aexit__(
@@ -120,30 +125,29 @@ class Run(Generic[T, R]):
         tb: TracebackType | None,
     ) -> bool:
         """Wait until all workers have ended; raise what the sink says."""
+        raised: list[BaseException | None] = []
         try:
             if exc is not None:
-                self._crew.dismiss(CANCELLED)
-            leaving = await self._nursery.close(exc)
-            if self._ending.abandoned:
-                await tasks_ended(self._ending.abandoned)
-            self._ending.discard()  # what was put in after the run had ended, or if Ctrl-C ended the last worker
-            leaving = self._close_source(leaving)
-            leaving = self._sink.conclude(leaving, self.started(), complete=self._ending.complete())
-            return leave(leaving, exc)
+                self._ending.start_no_more(CANCELLED)
+            raised.append(await self._nursery.close(exc))
+            raised.append(await self._ending.abandoned_ended())
+            raised.append(self._close_source())
+            # Items were put into the queue after the run had ended, or Ctrl-C ended the last worker.
+            self._ending.drop_queued()
+            leaving = self._sink.conclude(most_important(raised), self.started(), complete=self._ending.complete())
+            return raise_or_return(leaving, exc)
         finally:
+            raised.clear()
             leaving = None
             del exc, tb  # see `exceptions`
 
-    def _close_source(self, leaving: BaseException | None) -> BaseException | None:
-        """Close the source, and choose what the run would raise if there were no failures."""
+    def _close_source(self) -> BaseException | None:
+        """Close the source. Returns what that raises."""
         try:
             self._source.close()
         except BaseException as exc:  # noqa: BLE001  # raised, or chained to what is raised
-            return exc if leaving is None else most_important([leaving, exc])
-        else:
-            return leaving
-        finally:
-            del leaving  # see `exceptions`
+            return exc
+        return None
 
     # What the owner does
 
@@ -155,17 +159,17 @@ class Run(Generic[T, R]):
         return scope
 
     def start_workers(self, at_most: int = 1) -> None:
-        """Wake or start workers for the items that are ready; see `Crew.start`."""
-        self._crew.start(self._loop.worker(), at_most)
+        """Wake or start workers for the items that are ready; see `Crew.wake_or_start`."""
+        self._crew.wake_or_start(self._loop.worker(), at_most)
 
     def room_freed(self) -> None:
         """Wake the reader of the source, and a worker: there may be room for another item."""
-        self._source.wake_reader()
+        self._source.wake_feeder()
         self.start_workers()
 
     def source_ended(self) -> None:
         """Have workers exit: all items were taken, and no more arrive."""
-        self._ending.exhausted()
+        self._ending.note_exhausted()
 
     def stop(self) -> None:
         """Start no further item; let those that run finish."""
@@ -175,33 +179,33 @@ class Run(Generic[T, R]):
         """Start no further item, and cancel those that run."""
         self._ending.cancel(reason)
 
-    def discard(self) -> None:
+    def drop_queued(self) -> None:
         """Discard items that were put into the source and will never start."""
-        self._ending.discard()
+        self._ending.drop_queued()
 
     async def wait_for_room(self, source: FedQueue[T]) -> bool:
         """Wait until a worker is free and the source not full. False once no more items are to be read."""
         crew = self._crew
         if self._loop.slice.over():
             await self._loop.slice.next(shielded=True)  # see below
-        while crew.ended is None and (crew.unfinished() + source.ready() >= crew.most or source.is_full()):
+        while crew.ended is None and (crew.unfinished() + source.ready() >= crew.max_awake or source.is_full()):
             # Shielded, because a cancel scope that an async source holds open may surround this wait, and its
             # Cancelled should be raised inside the source, where the scope can catch it. Cancelling the run itself
             # ends the workers, and the first of them to exit wakes this (`Loop._guarded_work`).
             with trio.CancelScope(shield=True):
-                await source.reader.park()
+                await source.feeder.park()
         return crew.ended is None
 
     # How it is going
 
     @property
-    def stopped(self) -> bool:
-        """Whether no further item is started, though there may be some."""
+    def ended_early(self) -> bool:
+        """Whether it was stopped or cancelled before its source was exhausted."""
         return self._crew.ended not in (None, EXHAUSTED)
 
     @property
-    def was_stopped(self) -> bool:
-        """Whether that is because the owner has stopped it."""
+    def stopped(self) -> bool:
+        """Whether the owner has stopped it before anything else ended it."""
         return self._crew.ended is STOPPED
 
     def started(self) -> int:

@@ -64,16 +64,25 @@ class _TaskEnds(trio.abc.Instrument):
 
 
 @trio.lowlevel.enable_ki_protection
-async def tasks_ended(nurseries: Sequence[trio.Nursery]) -> None:
-    """Wait until the tasks of nurseries have ended that nobody will close: they were left open, and are cancelled."""
+async def tasks_ended(nurseries: Sequence[trio.Nursery]) -> KeyboardInterrupt | None:
+    """Wait until the tasks of nurseries have ended that nobody will close: they were left open, and are cancelled.
+
+    Returns the Ctrl-C that came meanwhile, if any: as in Trio's own nursery, it does not end the wait.
+    """
+    interrupt = None
     if not any(nursery.child_tasks for nursery in nurseries):
-        return
+        return None
     # When the last task of such a nursery ends, Trio wakes nobody: hence an instrument. Not a loop that sleeps or
     # checks again and again: the first needs a clock that goes on, and the second stops a clock that jumps.
     ends = _TaskEnds(nurseries)
     trio.lowlevel.add_instrument(ends)
     try:
-        with trio.CancelScope(shield=True):  # as in any nursery, they are waited for
-            await ends.noticed.wait()
+        with trio.CancelScope(shield=True):
+            while not ends.noticed.is_set():
+                try:
+                    await ends.noticed.wait()
+                except KeyboardInterrupt as exc:
+                    interrupt = exc
     finally:
         trio.lowlevel.remove_instrument(ends)
+    return interrupt

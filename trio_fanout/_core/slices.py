@@ -32,10 +32,10 @@ busy the machine is.
 """
 
 AT_ONCE: Final = 250
-"""How many tasks wait awake for the next slice: about as many as it has time for.
+"""How many tasks may wait awake for the next slice. The others park.
 
-Thousands may wait. If all of them woke for each slice, most would find it over again: the cost would grow with their
-square.
+It is about as many as a slice has time for. Thousands may wait, and if all of them woke for each slice, most would find
+it over again: the cost would grow with their square.
 """
 
 LOOK: Final = SLICE / AT_ONCE
@@ -87,7 +87,7 @@ class Slice:
         self.end = -math.inf
 
     async def next(self, *, shielded: bool = False) -> None:
-        """Let other tasks run, and begin the next slice. A cancellation is raised here, unless it is shielded.
+        """Let other tasks run, and begin the next slice. A cancellation is raised here, unless `shielded`.
 
         Where many tasks wait, the slice may be over again when this returns.
         """
@@ -102,7 +102,7 @@ class Slice:
             await (trio.lowlevel.cancel_shielded_checkpoint if shielded else trio.lowlevel.checkpoint)()
         finally:
             self._awake -= 1
-            self._asleep.unpark()  # whoever was woken, and cannot go on, wakes another: here or above
+            self._asleep.unpark()  # each that was awake wakes another, as does one that was woken, above
         # All tasks that wait here come back in one batch. Only the first begins a new slice: otherwise forty of them
         # would take forty slices before another task runs.
         if self.end == end:

@@ -33,14 +33,17 @@ class Source(ABC, Generic[T_co]):
     length: int | None = None
     """How many items there are in all, if that is known."""
 
+    fed: bool = False
+    """Whether a task reads the source: `feed`."""
+
     context_of: Callable[[Any], contextvars.Context] | None = None
-    """Returns the context variables that an item sees, where each item brings its own. Otherwise it is `context`."""
+    """Returns the context variables that an item sees, if each item brings its own. Otherwise all see `context`."""
 
     def __init__(self) -> None:
         self.context: contextvars.Context = contextvars.copy_context()
 
     @property
-    def open(self) -> bool:
+    def may_grow(self) -> bool:
         """Whether items may still arrive. If so, a worker that finds none waits. If not, the source has ended."""
         return False
 
@@ -66,7 +69,7 @@ class Source(ABC, Generic[T_co]):
     def stop(self) -> None:
         """Stop reading, if a task reads the source."""
 
-    def wake_reader(self) -> None:
+    def wake_feeder(self) -> None:
         """Have the task that reads the source, if there is one, look whether there is room."""
 
     def close(self) -> None:
@@ -90,8 +93,8 @@ class Pull(Source[T]):
 
     def ready(self, taken: int, /) -> float:
         """How many items are left. Where that is not known, one at a time is looked for."""
-        # A wrong length, even 0, costs speed and no item: workers that find items take them up to the last. And where
-        # there is none, the worker that looks for it makes the run a checkpoint.
+        # A wrong length, even 0, costs speed and no item: workers that find items take them up to the last. One worker
+        # is started even if there are none, so that a run over nothing is a checkpoint, too.
         return self.length - taken if self.length else 1
 
     @trio.lowlevel.disable_ki_protection  # it runs the user's code
@@ -105,37 +108,38 @@ class Pull(Source[T]):
 class Queue(Source[T]):
     """A queue that is filled from outside; base class for async sources and for groups."""
 
-    __slots__ = ("_waiting", "given")
+    __slots__ = ("_queued", "given")
 
     def __init__(self) -> None:
         super().__init__()
         self.given: int = 0  # how many items have been put in
-        self._waiting: deque[tuple[int, T]] = deque()
+        self._queued: deque[tuple[int, T]] = deque()
 
     def put(self, item: T) -> None:
         """Add an item at the end."""
-        self._waiting.append((self.given, item))
+        self._queued.append((self.given, item))
         self.given += 1
 
     def take(self) -> tuple[int, T] | None:
         """Take the first item."""
-        return self._waiting.popleft() if self._waiting else None
+        return self._queued.popleft() if self._queued else None
 
     def ready(self, taken: int = 0, /) -> float:
         """How many items wait to be taken."""
-        return len(self._waiting)
+        return len(self._queued)
 
     def drop(self) -> Sequence[tuple[int, T]]:
         """Take all items that wait. They will never run."""
-        dropped = list(self._waiting)
-        self._waiting.clear()
+        dropped = list(self._queued)
+        self._queued.clear()
         return dropped
 
 
 class FedQueue(Queue[T]):
     """The items of an async iterable, which one task reads: `feed`."""
 
-    __slots__ = ("ended", "items", "length", "reader", "reading")
+    fed = True
+    __slots__ = ("ended", "feeder", "items", "length", "reading")
 
     def __init__(self, items: AsyncIterable[T]) -> None:
         super().__init__()
@@ -143,10 +147,10 @@ class FedQueue(Queue[T]):
         self.length: int | None = length_of(items)
         self.ended: bool = False  # whether the iterator has ended
         self.reading: trio.CancelScope | None = None  # around the iterator, while its next item is awaited
-        self.reader: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()  # where the task that reads waits for room
+        self.feeder: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()  # where the task that reads waits for room
 
     @property
-    def open(self) -> bool:
+    def may_grow(self) -> bool:
         """Whether items may still arrive."""
         return not self.ended
 
@@ -162,12 +166,16 @@ class FedQueue(Queue[T]):
         """Stop reading."""
         if self.reading is not None:
             self.reading.cancel("no more items are started")
-        self.wake_reader()
+        self.wake_feeder()
 
-    def wake_reader(self) -> None:
+    def wake_feeder(self) -> None:
         """Have the task that reads look whether there is room."""
-        if self.reader:
-            self.reader.unpark()
+        if self.feeder:
+            self.feeder.unpark()
+
+    def close(self) -> None:
+        """Let go of the iterable. `feed` has closed the iterator."""
+        del self.items
 
 
 def is_async(items: Iterable[T] | AsyncIterable[T]) -> TypeIs[AsyncIterable[T]]:

@@ -41,7 +41,7 @@ class Window:
         return limit + (limit if self._buffer is None else self._buffer) - self.outstanding
 
     def free(self) -> None:
-        """Count an item that was handed over, or never will be."""
+        """Give back the room of an item that was handed over, or never will be."""
         self.outstanding -= 1
 
 
@@ -59,7 +59,7 @@ class WindowedPull(Source[T]):
         self._ended = False  # whether the iterator has ended
 
     @property
-    def open(self) -> bool:
+    def may_grow(self) -> bool:
         """Whether there may be more items: where there is no room for them, workers wait for the reader."""
         return not self._ended
 
