@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from outcome import Error, Outcome, Value
 
 from ._core.exceptions import chain, chain_of, is_cancelled
-from ._errors import FanOutError, Notes, Unfinished, label
+from ._errors import DependencyFailed, FanOutError, Unfinished, add_note, label, name_items, tell_others
 from ._policies import Collect, FailFast, FirstSuccess, Settle, check_policy
 
 if TYPE_CHECKING:
@@ -34,24 +34,21 @@ class Ledger:
     hands_over_failures: ClassVar[bool] = False
     """Whether a failure is a result like others: a stream hands it over, a group leaves it to the handle."""
 
-    skips_gaps: ClassVar[bool] = True
-    """Whether a stream, at its end, hands over results behind an item that has none."""
-
-    skips_dependents: ClassVar[bool] = True
-    """Whether a graph goes on after a failure, without the steps that depend on the failed one."""
+    goes_on: ClassVar[bool] = True
+    """Whether the run goes on after a failure: a stream skips the gap, a graph the steps that depend on the failed."""
 
     outranks_cancellation: ClassVar[bool] = True
-    """Whether failures are raised even if the run was cancelled from outside: a time-out never hides an error."""
+    """Whether failures are raised even if the run was cancelled from outside: a timeout never hides an error."""
 
     move_on_after: float | None = None
-    """After how many seconds the run is cancelled."""
+    """Seconds after which the run is cancelled."""
 
     def __init__(self, policy: Any, kind: str = "item", names: Sequence[Hashable] | None = None) -> None:
         self.results: list[Any] = []  # by index, as far as items have ended; MISSING for those without a result
         self.failures: dict[int, Exception] = {}
         self._items: dict[int, Any] = {}  # those that failed, for the error to give back
         self._names = names
-        self._notes = Notes(kind)
+        self._kind = kind
 
     def name(self, index: int) -> Any:
         """What an item is known by: its index, or its name if it has one."""
@@ -59,7 +56,7 @@ class Ledger:
 
     def label(self, index: int, /) -> str:
         """What an item is called in messages: ``item 3``, ``step 'plan'``."""
-        return label(self._notes.kind, self.name(index))
+        return label(self._kind, self.name(index))
 
     # While the run goes on
 
@@ -79,9 +76,15 @@ class Ledger:
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> str | None:
         """Keep a failure. Gives a reason to cancel the run, or None."""
         self.failures[index] = exc
-        if self._notes.kind == "item":  # a job or a step is no item to try again
+        if self._kind == "item":  # a job or a step is not an item to try again
             self._items[index] = item
         return None
+
+    def skip(self, index: int, need: int) -> None:
+        """Keep, as the failure of a step that is not run, that one of its needs has failed."""
+        failure = DependencyFailed(self.name(index), self.name(need))
+        failure.__cause__ = self.failures[need]
+        self.failures[index] = failure
 
     def cancelled(self, index: int, item: object, /) -> None:
         """Keep nothing: what has no outcome is found at the end."""
@@ -131,7 +134,7 @@ class Ledger:
         named = {self.name(index): failures[index] for index in sorted(failures)}
         results = {self.name(index): value for index, value in enumerate(self.results) if value is not MISSING}
         items = {index: self._items[index] for index in named if index in self._items} if self._items else {}
-        self._notes.name_items(named)
+        name_items(self._kind, named)
         return FanOutError(named, results, started, items=items)
 
     def _chain_to(self, leaving: BaseException, started: int) -> None:
@@ -143,8 +146,7 @@ class Ledger:
 
 
 class FailFastLedger(Ledger):
-    skips_gaps = False
-    skips_dependents = False
+    goes_on = False
     _primary: int | None = None  # the lowest index of those that did not come out of the cancellation
 
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> str | None:
@@ -158,9 +160,9 @@ class FailFastLedger(Ledger):
             return None
         chosen = self._chosen()
         exc = self.failures[chosen]
-        self._notes.add(exc, self.label(chosen))
+        add_note(exc, self.label(chosen))
         others = {self.name(index): self.failures[index] for index in sorted(self.failures) if index != chosen}
-        self._notes.tell_others(exc, others)
+        tell_others(self._kind, exc, others)
         return exc
 
     def _chain_to(self, leaving: BaseException, started: int) -> None:
@@ -214,7 +216,7 @@ class SettleLedger(Ledger):
         value = self.results[index] if index < len(self.results) else MISSING
         if value is not MISSING:
             return Value(value)
-        return Error(Unfinished(self.name(index), was_started(index), kind=self._notes.kind))
+        return Error(Unfinished(self.name(index), was_started(index), kind=self._kind))
 
 
 class FirstSuccessLedger(Ledger):

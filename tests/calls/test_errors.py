@@ -19,7 +19,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import DO_POLICIES, FrozenError, double, leaves, notes_of, printed
+from helpers import DO_POLICIES, FrozenError, double, fail_when_cancelled, leaves, notes_of, printed
 
 ERRORS = {
     1: ValueError("one"),
@@ -384,7 +384,7 @@ async def test_an_object_that_many_items_raise_has_ten_notes_and_a_count(times, 
 
 @DO_POLICIES
 async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(policy):
-    """It has those of the last run, beside what others wrote."""
+    """It has those of the first runs, besides the notes of others."""
     shared = ValueError()
     shared.add_note("by hand")
     for index in range(200):
@@ -395,23 +395,45 @@ async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(
 
         with pytest.raises((fanout.FanOutError, ValueError)):
             await fanout.map(fn, range(200), policy=policy)
-        assert notes_of(shared) == ["by hand", f"item {index}"]
+    assert notes_of(shared) == ["by hand", *(f"item {index}" for index in range(11))]
 
 
 @DO_POLICIES
 async def test_what_comes_through_nested_runs_has_a_note_of_each(policy):
     async def nested(depth):
+        if depth is None:
+            return
         if not depth:
             raise ValueError
-        await fanout.map(nested, [depth - 1])
+        await fanout.map(nested, [*[None] * depth, depth - 1])
 
     with pytest.raises((fanout.FanOutError, ValueError)) as excinfo:
         await fanout.map(nested, [3], policy=policy)
     (exc,) = leaves(excinfo.value)
-    assert notes_of(exc) == ["item 0"] * 4
+    assert notes_of(exc) == ["item 1", "item 2", "item 3", "item 0"]
 
 
-async def test_an_object_that_a_thousand_runs_raise_at_once_has_a_hundred_notes():
+async def test_notes_about_other_failures_leave_room_for_the_item_of_an_outer_run():
+    """Each of the nested runs has more of these than it tells of."""
+
+    async def fail(depth, index):
+        if index != depth:
+            await fail_when_cancelled(KeyError())
+        await wait_all_tasks_blocked()
+        await run(depth - 1)
+
+    async def run(depth):
+        if depth < 0:
+            raise ValueError
+        await fanout.map(functools.partial(fail, depth), range(20))
+
+    with pytest.raises(ValueError) as excinfo:  # noqa: PT011
+        await run(3)
+    named = [note for note in notes_of(excinfo.value) if "also failed" not in note]
+    assert named == ["item 0", "and 9 more", "item 1", "item 2", "item 3"]
+
+
+async def test_an_object_that_a_thousand_runs_raise_at_once_has_each_note_once():
     shared = ValueError("shared")
 
     async def inner(x):
@@ -423,7 +445,7 @@ async def test_an_object_that_a_thousand_runs_raise_at_once_has_a_hundred_notes(
         raise shared
 
     await fanout.do(inner, range(1000), limit=1000)
-    assert len(notes_of(shared)) == 100
+    assert notes_of(shared) == ["item 0"]
 
 
 def test_notes_are_plain_text_once_pickled_or_copied():
