@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from outcome import Error, Outcome, Value
 
-from ._core.exceptions import chain, chain_of, is_cancelled
+from ._core.exceptions import chain, chain_of, is_cancelled, shorten_shared
 from ._errors import DependencyFailed, FanOutError, Unfinished, add_note, label, name_items, tell_others
 from ._policies import Collect, FailFast, FirstSuccess, Settle, check_policy
 
@@ -135,6 +135,7 @@ class Ledger:
         results = {self.name(index): value for index, value in enumerate(self.results) if value is not MISSING}
         items = {index: self._items[index] for index in named if index in self._items} if self._items else {}
         name_items(self._kind, named)
+        shorten_shared(named.values())
         return FanOutError(named, results, started, items=items)
 
     def _chain_to(self, leaving: BaseException, started: int) -> None:
@@ -163,6 +164,7 @@ class FailFastLedger(Ledger):
         add_note(exc, self.label(chosen))
         others = {self.name(index): self.failures[index] for index in sorted(self.failures) if index != chosen}
         tell_others(self._kind, exc, others)
+        shorten_shared(self.failures.values())
         return exc
 
     def _chain_to(self, leaving: BaseException, started: int) -> None:
@@ -207,6 +209,7 @@ class SettleLedger(Ledger):
 
     def result(self, count: int, was_started: Callable[[int], bool]) -> Any:
         outcomes = [self._outcome(index, was_started) for index in range(count)]
+        shorten_shared(self.failures.values())
         self.clear()
         return outcomes
 

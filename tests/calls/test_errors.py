@@ -19,7 +19,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import DO_POLICIES, FrozenError, double, fail_when_cancelled, leaves, notes_of, printed
+from helpers import DO_POLICIES, FrozenError, ItemError, double, fail_when_cancelled, leaves, notes_of, printed
 
 ERRORS = {
     1: ValueError("one"),
@@ -774,6 +774,127 @@ async def test_a_rare_kind_among_ten_thousand_is_found():
 def test_traceback_prints_each_failure():
     text = printed(make())
     assert all(message in text for message in ("one", "two", "four a", "four b", "four c", "five"))
+
+
+# One object that many items raise
+
+
+def entries_of(exc):
+    return [frame.f_code.co_name for frame, _ in traceback.walk_tb(exc.__traceback__)]
+
+
+async def lose_it(how, shared):
+    """Raise one object in many items: as it is, while all of them hold it, in a group, or as a cause."""
+    try:
+        raise_deep(shared)
+    except ConnectionError as exc:
+        if how == "in a group":
+            raise ExceptionGroup("of a nursery", [exc]) from None
+        if how == "as a cause":
+            raise ItemError from exc
+        if how == "as a context":
+            raise ItemError  # noqa: B904
+        raise
+    finally:
+        if how == "held":
+            await wait_all_tasks_blocked()
+
+
+def raise_deep(exc):
+    raise exc
+
+
+HOWS = pytest.mark.parametrize("how", ["plain", "held", "in a group", "as a cause", "as a context"])
+
+
+def check_is_short(shared):
+    """Once in each place: as if one item had raised it."""
+    assert entries_of(shared) == ["lose_it", "raise_deep"]
+
+
+@HOWS
+@pytest.mark.parametrize("policy", [fanout.Collect(), fanout.FirstSuccess(), fanout.FailFast()], ids=str)
+async def test_an_object_that_many_items_raise_has_the_traceback_of_one(how, policy):
+    shared = ConnectionError("lost")
+    all_there = trio.Event()
+
+    async def fn(x):
+        if x == 99:
+            all_there.set()
+        await all_there.wait()
+        await lose_it(how, shared)
+
+    with pytest.raises((fanout.FanOutError, ConnectionError, ExceptionGroup, ItemError)):
+        await fanout.map(fn, range(100), limit=100, policy=policy)
+    assert [name for name in entries_of(shared) if name in {"lose_it", "raise_deep"}] == ["lose_it", "raise_deep"]
+
+
+@HOWS
+async def test_an_object_that_many_items_raise_is_short_in_outcomes(how):
+    shared = ConnectionError("lost")
+    await fanout.map(functools.partial(lose_it, shared=shared), [how] * 100, policy=fanout.Settle())
+    check_is_short(shared)
+
+
+@HOWS
+async def test_an_object_that_many_jobs_raise_is_short(how):
+    shared = ConnectionError("lost")
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        async with fanout.open_group(policy=fanout.Collect()) as group:
+            for _ in range(100):
+                group.start_soon(lose_it, how, shared)
+    assert len(excinfo.value.kinds()) == 1
+    check_is_short(shared)
+
+
+@HOWS
+async def test_an_object_that_many_items_of_a_stream_raise_is_short(how):
+    shared = ConnectionError("lost")
+    with pytest.raises(fanout.FanOutError):
+        async with fanout.stream(
+            functools.partial(lose_it, shared=shared), [how] * 100, policy=fanout.Collect()
+        ) as results:
+            async for _ in results:
+                raise AssertionError
+    check_is_short(shared)
+
+
+@HOWS
+async def test_an_object_that_many_steps_raise_is_short(how):
+    shared = ConnectionError("lost")
+    step = fanout.Step(functools.partial(lose_it, how, shared))
+    with pytest.raises(fanout.FanOutError):
+        await fanout.run_graph(dict.fromkeys(range(100), step), policy=fanout.Collect())
+    check_is_short(shared)
+
+
+async def test_the_traceback_of_an_object_that_one_item_raised_is_left_as_it_is():
+    """Even if a step that was skipped has it as its cause."""
+
+    async def recurse(depth=20):
+        if not depth:
+            raise ValueError
+        await recurse(depth - 1)
+
+    steps = {"a": fanout.Step(recurse), "b": fanout.Step(recurse, ["a"]), "c": fanout.Step(recurse, ["a"])}
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.run_graph(steps, policy=fanout.Collect())
+    assert entries_of(excinfo.value.failures["a"]) == ["recurse"] * 21
+
+
+def test_kinds_look_once_at_an_object_that_many_items_raised():
+    looks = 0
+
+    class Looked(ValueError):
+        @property
+        def __traceback__(self):
+            nonlocal looks
+            looks += 1
+
+    shared = Looked()
+    (kind,) = fanout.FanOutError(dict.fromkeys(range(1000), shared), {}, 1000).kinds()
+    assert len(kind.indices) == 1000
+    assert looks == 1
 
 
 # split and subgroup
