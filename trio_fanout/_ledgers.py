@@ -1,7 +1,7 @@
-"""The results and failures of one run, and what its policy makes of them.
+"""The results and failures of one run, and what its policy does with them.
 
-A ledger is the sink of `map`; other calls wrap it in sinks of their own. It knows how its policy answers the questions
-that these have, so that none of them asks which policy it is.
+A ledger is the sink of `map`; other calls wrap it in sinks of their own. It answers their questions for its policy, so
+that none of them has to ask which policy it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from outcome import Error, Outcome, Value
 
-from ._core.exceptions import chain, chain_of, is_cancelled, shorten_shared
+from ._core.exceptions import chain, chain_of, is_cancelled, parts_of, shorten_shared
 from ._errors import DependencyFailed, FanOutError, Unfinished, add_note, label, name_items, tell_others
 from ._policies import Collect, FailFast, FirstSuccess, Settle, check_policy
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
 MISSING: Final[Any] = object()
-"""Stands in the list of results where an item has none (yet)."""
+"""Stands in the list of results where an item has no result (yet)."""
 
 
 class Ledger:
     """The results and failures of one run.
 
     Args:
-        policy: of which this is the ledger.
+        policy: the policy whose ledger this is.
         kind: what an item is called: ``item``, ``job`` or ``step``.
-        names: the names of steps, where items are not called by their index.
+        names: the names of steps, if items are not called by their index.
     """
 
     hands_over_failures: ClassVar[bool] = False
@@ -46,12 +46,12 @@ class Ledger:
     def __init__(self, policy: Any, kind: str = "item", names: Sequence[Hashable] | None = None) -> None:
         self.results: list[Any] = []  # by index, as far as items have ended; MISSING for those without a result
         self.failures: dict[int, Exception] = {}
-        self._items: dict[int, Any] = {}  # those that failed, for the error to give back
+        self._items: dict[int, Any] = {}  # those that failed, for the error
         self._names = names
         self._kind = kind
 
     def name(self, index: int) -> Any:
-        """What an item is known by: its index, or its name if it has one."""
+        """The key of an item: its index, or its name if it has one."""
         return index if self._names is None else self._names[index]
 
     def label(self, index: int, /) -> str:
@@ -61,7 +61,7 @@ class Ledger:
     # While the run goes on
 
     def succeeded(self, index: int, item: object, value: object, /) -> str | None:
-        """Keep a result. Gives a reason to cancel the run, or None."""
+        """Keep a result. Returns a reason to cancel the run, or None."""
         results = self.results
         if index == len(results):
             results.append(value)
@@ -74,7 +74,7 @@ class Ledger:
         return None
 
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> str | None:
-        """Keep a failure. Gives a reason to cancel the run, or None."""
+        """Keep a failure. Returns a reason to cancel the run, or None."""
         self.failures[index] = exc
         if self._kind == "item":  # a job or a step is not an item to try again
             self._items[index] = item
@@ -87,7 +87,7 @@ class Ledger:
         self.failures[index] = failure
 
     def cancelled(self, index: int, item: object, /) -> None:
-        """Keep nothing: what has no outcome is found at the end."""
+        """Keep nothing: items without an outcome are found at the end."""
 
     # When it is over
 
@@ -110,19 +110,19 @@ class Ledger:
         return raised
 
     def make_error(self, started: int) -> Exception | None:
-        """Make what the run raises for its failures, once; None if it raises nothing."""
+        """Make the exception that the run raises for its failures, once; None if it raises nothing."""
         return self._group(self.failures, started)
 
     def may_be_incomplete(self) -> bool:
-        """Whether the call has something to give back though some items have no outcome."""
+        """Whether the call has something to return even if some items have no outcome."""
         return False
 
     def result(self, count: int, was_started: Callable[[int], bool]) -> Any:
-        """What the call gives back, given how many items there are and which of them were started."""
+        """What the call returns, given how many items there are and which of them were started."""
         return self.results  # nothing failed, and all are there
 
     def clear(self) -> None:
-        """Forget all: a failure's traceback leads here, and so must not be found here."""
+        """Forget everything: a failure's traceback leads here, so it must not be reachable from here."""
         self.failures = {}
         self.results = []
         self._items = {}
@@ -139,7 +139,7 @@ class Ledger:
         return FanOutError(named, results, started, items=items)
 
     def _chain_to(self, leaving: BaseException, started: int) -> None:
-        """Have the traceback of what is raised print the failures, but for those that it prints anyway."""
+        """Have the traceback of what is raised print the failures, except those that it prints anyway."""
         links = set(map(id, chain_of(leaving)))
         group = self._group({index: exc for index, exc in self.failures.items() if id(exc) not in links}, started)
         if group is not None:
@@ -151,7 +151,7 @@ class FailFastLedger(Ledger):
     _primary: int | None = None  # the lowest index of those that did not come out of the cancellation
 
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> str | None:
-        self.failures[index] = exc  # and not the item: there is no error that would give it back
+        self.failures[index] = exc  # and not the item: no error will have it
         if not secondary and (self._primary is None or index < self._primary):
             self._primary = index
         return f"{self.label(index)} failed"
@@ -182,11 +182,24 @@ class CollectLedger(Ledger):
     def __init__(self, policy: Collect, kind: str = "item", names: Sequence[Hashable] | None = None) -> None:
         super().__init__(policy, kind, names)
         self._left = math.inf if policy.max_failures is None else policy.max_failures  # failures until the run ends
+        self._fatal = policy.fatal
 
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> str | None:
         super().failed(index, item, exc, secondary=secondary)
         self._left -= 1
+        if self._fatal and (fatal := _first_of(self._fatal, exc)) is not None:
+            return f"{self.label(index)} failed with {type(fatal).__name__}, which is fatal"
         return f"{self.label(index)} failed, the last that max_failures allows" if self._left <= 0 else None
+
+
+def _first_of(classes: tuple[type[Exception], ...], exc: BaseException) -> BaseException | None:
+    """The first of `exc` and what is in it that is of one of the classes, a `DependencyFailed` aside."""
+    for part in parts_of(exc):
+        # By inheritance, as `except` does it. `isinstance` would ask the class of the class, which may do anything.
+        bases = set(map(id, type(part).__mro__))
+        if type(part) is not DependencyFailed and any(id(cls) in bases for cls in classes):
+            return part
+    return None
 
 
 class SettleLedger(Ledger):
@@ -198,7 +211,7 @@ class SettleLedger(Ledger):
         self.move_on_after = policy.move_on_after
 
     def failed(self, index: int, item: object, exc: Exception, /, *, secondary: bool) -> str | None:
-        self.failures[index] = exc  # and not the item: there is no error that would give it back
+        self.failures[index] = exc  # and not the item: no error will have it
         return None
 
     def make_error(self, started: int) -> Exception | None:
@@ -240,7 +253,7 @@ class FirstSuccessLedger(Ledger):
         for value in self.results:
             self.clear()
             return value
-        msg = "FirstSuccess() takes at least one item, got none: there is no result to give back"
+        msg = "FirstSuccess() takes at least one item, got none: there is no result to return"
         raise ValueError(msg)
 
 
