@@ -43,12 +43,17 @@ def label(kind: str, name: object) -> str:
     return f"{kind} {safe_repr(name)}"
 
 
+def text_of(exc: BaseException) -> str:
+    """The message of an exception."""
+    try:
+        return str.strip(str(exc))  # that of str itself: what `__str__` returned may be a subclass
+    except Exception:  # noqa: BLE001
+        return "<exception str() failed>"  # Python's words, in its own tracebacks
+
+
 def one_line(exc: BaseException) -> str:
     """The type and the message of an exception, on one short line."""
-    try:
-        text = str.strip(str(exc))  # that of str itself: what `__str__` returned may be a subclass
-    except Exception:  # noqa: BLE001
-        text = "<exception str() failed>"  # Python's words, in its own tracebacks
+    text = text_of(exc)
     # Cut before the text is split into words: it may be megabytes.
     start = text[: 10 * MAX_TEXT]
     line = " ".join(start.split())

@@ -15,8 +15,11 @@ import attrs
 import outcome
 import trio
 
-from ._adapters import Blocking, PerRun, check_blocking, named_like
+from ._adapters import PerRun, check_blocking, named_like
 from ._arguments import describe
+from ._blocking import Blocking, PickledCall, as_failure, run_pickled_call
+from ._core.exceptions import raise_unchanged
+from ._crossing import plain_trial, portable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,15 +87,19 @@ def in_executor(
     turns = PerRun(lambda: trio.CapacityLimiter(1))
     canceller = _Canceller()
     blocking = Blocking(fn, "in_executor")
+    pickles = _is_process_pool(executor)
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         # Keyword arguments are bound to the function: Dask's `submit` has some of its own.
-        bound: Callable[..., R] = functools.partial(blocking, **kwargs) if kwargs else blocking
+        function: Callable[..., R] = functools.partial(blocking, **kwargs) if kwargs else blocking
+        arguments: tuple[Any, ...] = args
+        if pickles:
+            function, arguments = _run_in_pool, (blocking.__name__, PickledCall(_dumps, fn, args, kwargs))
         context = contextvars.copy_context()  # for `submit` itself: Dask has settings in it
 
         def submit() -> Future[R]:
-            future = context.run(executor.submit, bound, *args)
+            future = context.run(executor.submit, function, *arguments)
             if not hasattr(future, "add_done_callback"):
                 msg = f"submit() of the executor must return a concurrent.futures.Future, got {describe(future)}"
                 raise TypeError(msg)
@@ -107,6 +114,29 @@ def _check_executor(executor: object) -> None:
     if not isinstance(executor, Executor):
         msg = f"executor must be a concurrent.futures.Executor, got {describe(executor)}"
         raise TypeError(msg)
+
+
+def _is_process_pool(executor: Executor) -> bool:
+    """Whether the executor is Python's own process pool, found out without importing it.
+
+    Unpickling that fails breaks such a pool, for all calls: a call's arguments in the worker, or its failure here.
+    """
+    return any(cls.__module__ == "concurrent.futures.process" for cls in type(executor).__mro__)
+
+
+def _dumps(call: object) -> bytes:
+    """Pickle a call as a process pool does."""
+    from multiprocessing.reduction import ForkingPickler  # noqa: PLC0415  # imported by the pool anyway
+
+    return bytes(ForkingPickler.dumps(call))
+
+
+def _run_in_pool(name: str, call: bytes) -> Any:
+    """Run a call in a worker of a process pool."""
+    try:
+        return run_pickled_call(call, "in_executor")
+    except BaseException as exc:  # noqa: ASYNC103, BLE001  # raised again, as a failure
+        raise_unchanged(portable(as_failure(exc, name, "in_executor"), plain_trial))
 
 
 @attrs.define(eq=False)
@@ -239,7 +269,10 @@ class _Canceller:
         """Cancel `future` soon, from any thread."""
         self._futures.append(future)
         if self._at_work.acquire(blocking=False):
-            trio.lowlevel.start_thread_soon(self._work, lambda _: None)
+            try:
+                trio.lowlevel.start_thread_soon(self._work, lambda _: None)
+            except Exception:  # noqa: BLE001  # no thread can be started
+                self._work()  # this may block, but nobody else would cancel them
 
     def _work(self) -> None:
         while True:

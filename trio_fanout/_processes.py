@@ -8,8 +8,12 @@ import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from ._adapters import Blocking, check_blocking, named_like
+from outcome import Error, Value
+
+from ._adapters import check_blocking, named_like
 from ._arguments import name_of
+from ._blocking import PickledCall, as_failure, run_pickled_call
+from ._crossing import best_trial, pickler, portable
 from ._signals import signal_name
 
 if TYPE_CHECKING:
@@ -60,25 +64,37 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     check_blocking(fn, "in_process")
     _check_importable(fn)
     trio_parallel = _import_trio_parallel()
-    blocking = Blocking(fn, "in_process")
     name = name_of(fn)
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         _check_main_is_imported()
-        bound = functools.partial(blocking, *args, **kwargs)
         try:
-            result: R = await trio_parallel.run_sync(bound, kill_on_cancel=True)
+            result: bytes = await trio_parallel.run_sync(
+                _run, name, PickledCall(pickler().dumps, fn, args, kwargs), kill_on_cancel=True
+            )
         except trio_parallel.BrokenWorkerError as exc:
-            # Its last argument is the process, which is all there is to know, but not for reading nor for pickling. So
-            # it is not kept as the context of what is raised, either.
+            # Its last argument is the process. That says everything, but not in words, and cannot be pickled. So it is
+            # not kept as the context of what is raised, either.
+            if not (exc.args and hasattr(exc.args[-1], "exitcode")):
+                raise  # by an argument that was being pickled
             end = _cause_of_death(exc.args[-1].exitcode)
         else:
-            return result
+            value: R = pickler().loads(result).unwrap()
+            return value
         msg = f"the worker process that ran {name} {end}"
         raise trio_parallel.BrokenWorkerError(msg)
 
     return call
+
+
+def _run(name: str, call: bytes) -> bytes:
+    """Run a call in a worker process. Returns its outcome, pickled: what is raised here is trio-parallel's own."""
+    try:
+        outcome: bytes = pickler().dumps(Value(run_pickled_call(call, "in_process")))
+    except BaseException as exc:  # noqa: ASYNC103, BLE001  # no task of Trio's runs here
+        outcome = pickler().dumps(Error(portable(as_failure(exc, name, "in_process"), best_trial)))
+    return outcome
 
 
 def _check_importable(fn: object) -> None:

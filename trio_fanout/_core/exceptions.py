@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from typing_extensions import TypeIs
 
@@ -97,6 +97,15 @@ def set_context(exc: BaseException, context: BaseException | None) -> None:
     BaseException.__setattr__(exc, "__context__", context)
 
 
+def set_links(
+    exc: BaseException, cause: BaseException | None, context: BaseException | None, *, suppress: bool
+) -> None:
+    """Set all that links `exc` to what it came out of; see `set_context`."""
+    BaseException.__setattr__(exc, "__cause__", cause)
+    set_context(exc, context)
+    BaseException.__setattr__(exc, "__suppress_context__", suppress)
+
+
 def chain_of(exc: BaseException) -> list[BaseException]:
     """`exc` and what its traceback prints above it, from the last to the first."""
     links = [exc]
@@ -166,14 +175,25 @@ def shorten_shared(failures: Iterable[BaseException]) -> None:
 
 def _drop_repeats(exc: BaseException) -> None:
     """Keep just one entry of a traceback for each place in the code: the innermost, which is from the first raise."""
+    places: dict[tuple[int, int], TracebackType] = {}
+    for entry in reversed(entries_of(exc)):
+        places.setdefault((id(entry.tb_frame.f_code), entry.tb_lasti), entry)
+    set_entries(exc, [*reversed(places.values())])
+
+
+def entries_of(exc: BaseException) -> list[TracebackType]:
+    """The entries of the traceback of `exc`, the outermost first."""
     entries: list[TracebackType] = []
     tb = exc.__traceback__
     while tb is not None:
         entries.append(tb)
         tb = tb.tb_next
-    places: dict[tuple[int, int], TracebackType] = {}
+    return entries
+
+
+def set_entries(exc: BaseException, entries: Sequence[TracebackType]) -> None:
+    """Give `exc` a traceback of entries like these."""
+    tb: TracebackType | None = None
     for entry in reversed(entries):
-        places.setdefault((id(entry.tb_frame.f_code), entry.tb_lasti), entry)
-    for entry in places.values():
         tb = TracebackType(tb, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    BaseException.with_traceback(exc, tb)
+    BaseException.with_traceback(exc, tb)  # that of its class may do anything
