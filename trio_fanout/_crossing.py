@@ -77,7 +77,9 @@ def _portable(exc: BaseException, trial: Trial, seen: set[int]) -> BaseException
     if len(entries) > 2 * MAX_ENTRIES:
         set_entries(exc, entries[:MAX_ENTRIES] + entries[-MAX_ENTRIES:])
     made = exc if _survives(exc, trial) else _stand_in(exc, trial, seen)
-    set_links(made, _link(cause, trial, seen), _link(context, trial, seen), suppress=suppress)
+    new_cause = _link(cause, trial, seen)
+    new_context = new_cause if context is cause else _link(context, trial, seen)
+    set_links(made, new_cause, new_context, suppress=suppress)
     if not _survives(made, trial):  # each of them does, but together they are too deep, or a circle
         set_links(made, None, None, suppress=suppress)
     return made
