@@ -371,13 +371,12 @@ async def test_other_base_exceptions_are_one_calls_failure(elsewhere, error):
     assert str(failure).startswith(f"raise_cls raised {type(error).__name__}(), which under ")
 
 
-# Without processes
+# Without processes, and so without tblib, which would change how exceptions are pickled in all other tests
 
 
 def test_what_can_be_pickled_is_left_as_it_is():
     error = ValueError("fine")
-    for trial in (plain_trial, best_trial):
-        assert portable(error, trial) is error
+    assert portable(error, plain_trial) is error
 
 
 def test_only_a_long_traceback_is_cut():
@@ -399,16 +398,18 @@ def test_a_chain_that_cannot_be_pickled_keeps_its_last_links():
     for _ in range(200):
         error, earlier = ValueError(threading.Lock()), error
         error.__context__ = earlier
-    assert len(contexts_of(portable(error, best_trial))) == 50
+    assert len(contexts_of(portable(error, plain_trial))) == 50
 
 
 def test_from_none_stays_so():
     error = ValueError("one")
+    error.lock = threading.Lock()
     error.__context__ = OSError(threading.Lock())
     error.__suppress_context__ = True
-    made = portable(error, best_trial)
-    assert made is error
+    made = portable(error, plain_trial)
+    assert made is not error
     assert made.__suppress_context__
+    assert isinstance(made.__context__, TypeError)
 
 
 def test_trials_do_without_what_is_not_installed(monkeypatch):
