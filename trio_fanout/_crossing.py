@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from outcome import Error
 
-from ._core.exceptions import entries_of, is_group, set_entries, set_links
+from ._core.exceptions import is_group, set_links
 from ._errors import text_of
+from ._tracebacks import entries_of, set_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable

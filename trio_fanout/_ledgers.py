@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from outcome import Error, Outcome, Value
 
-from ._core.exceptions import chain, chain_of, is_cancelled, parts_of, shorten_shared
+from ._core.exceptions import chain, chain_of, is_cancelled, parts_of
 from ._errors import DependencyFailed, FanOutError, Unfinished, add_note, label, name_items, tell_others
 from ._policies import Collect, FailFast, FirstSuccess, Settle, check_policy
+from ._tracebacks import shorten_shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
