@@ -14,7 +14,6 @@ import attrs
 import trio
 
 from ._arguments import describe, name_of
-from ._errors import safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -52,45 +51,6 @@ def close_if_coroutine(value: object) -> None:
     """Close a coroutine that comes where none should, or Python would warn that it was never awaited."""
     if inspect.iscoroutine(value):
         value.close()
-
-
-class Blocking(Generic[R]):
-    """A function on its way to an executor or a worker process, and what is to be said of it there.
-
-    What it returns and raises is checked where it runs. On the way back it would be too late: a coroutine cannot be
-    pickled, and with some executors its call never ends; and a `SystemExit` takes a worker of Dask with it.
-    """
-
-    def __init__(self, fn: Callable[..., R], caller: str) -> None:
-        self.__name__ = name_of(fn)  # which Dask shows
-        self._fn = fn
-        self._caller = caller
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> R:
-        try:
-            value = self._fn(*args, **kwargs)
-        except Exception:
-            raise
-        except BaseException as exc:
-            raise self.failure(exc) from exc  # noqa: ASYNC104  # no task of Trio's runs here
-        if inspect.isawaitable(value):
-            close_if_coroutine(value)
-            msg = (
-                f"fn of {self._caller} must be a function that is not async, "
-                f"but {self.__name__} returned {describe(value)} to be awaited"
-            )
-            raise TypeError(msg)
-        return value
-
-    def failure(self, exc: BaseException) -> Exception:
-        """What the function raised, as the failure of one call: it must not end the caller's program."""
-        if isinstance(exc, Exception):
-            return exc
-        failure = RuntimeError(
-            f"{self.__name__} raised {safe_repr(exc)}, which under {self._caller} ends just this call"
-        )
-        failure.__cause__ = exc
-        return failure
 
 
 def named_like(fn: Callable[P, object]) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:

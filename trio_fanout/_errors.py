@@ -1,4 +1,4 @@
-"""The exceptions of this package, and the texts that tell of failures: messages and notes.
+"""The exceptions of this package, and the texts that describe failures: messages and notes.
 
 Failures come from foreign code, by the thousand. So nothing here trusts them: their `str()` may raise or be 20 MB
 long, their class may forbid notes. And nothing takes more than linear time.
@@ -6,51 +6,54 @@ long, their class may forbid notes. And nothing takes more than linear time.
 
 from __future__ import annotations
 
-import functools
-import os
-from collections import Counter, defaultdict, deque
-from itertools import chain, count, islice
-from pathlib import Path
+from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, final
 
-from ._core.exceptions import is_group
+from ._groups import find_parts
+from ._kinds import sort_into_kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 MAX_TEXT: Final = 80
-"""How many characters of a failure's message, or of a step's name, are shown."""
+"""The most characters shown of a failure's message, or of a step's name."""
 
 MAX_INDICES: Final = 9
-"""Up to how many failed indices the message of a `FanOutError` has all of."""
+"""The most failed indices that the message of a `FanOutError` lists in full."""
 
 FEW_INDICES: Final = 3
-"""How many it has where there are more."""
+"""How many it lists if there are more."""
 
 MAX_TYPES: Final = 5
-"""How many types of failures it counts one by one."""
+"""The most types of failures that it counts one by one."""
 
 MAX_ITEMS: Final = 10
-"""How many other failures the notes of a failure tell of, and how many items that raised the same object."""
+"""The most other failures that the notes of a failure list, and the most items of one object that they name."""
 
-MAX_NOTES: Final = 100
-"""How many notes an exception may have and still be given another, if a thousand runs at once raise one object."""
+MAX_NOTES: Final = 12
+"""The most notes of an exception, those about other failures aside. A run writes no more than this to a new one."""
 
 
 # Texts
 
 
 def label(kind: str, name: object) -> str:
-    """What notes and messages call an item: `item 3`, `job 3`, `step 'plan'`."""
+    """The name of an item in notes and messages: `item 3`, `job 3`, `step 'plan'`."""
     return f"{kind} {safe_repr(name)}"
+
+
+def text_of(exc: BaseException) -> str:
+    """The message of an exception."""
+    try:
+        return str.strip(str(exc))  # that of str itself: what `__str__` returned may be a subclass
+    except Exception:  # noqa: BLE001
+        return "<exception str() failed>"  # Python's words, in its own tracebacks
 
 
 def one_line(exc: BaseException) -> str:
     """The type and the message of an exception, on one short line."""
-    try:
-        text = str.strip(str(exc))  # that of str itself: what `__str__` returned may be a subclass
-    except Exception:  # noqa: BLE001
-        text = "<exception str() failed>"  # Python's words, in its own tracebacks
+    text = text_of(exc)
     # Cut before the text is split into words: it may be megabytes.
     start = text[: 10 * MAX_TEXT]
     line = " ".join(start.split())
@@ -60,7 +63,7 @@ def one_line(exc: BaseException) -> str:
 
 
 def safe_repr(value: object) -> str:
-    """The repr of something, cut short where that is long."""
+    """The repr of something, cut short if it is long."""
     try:
         text = str.__str__(repr(value))
     except Exception:  # noqa: BLE001
@@ -73,12 +76,12 @@ def _message(failures: Mapping[Any, Exception], total: int) -> str:
 
 
 def _types(failures: Iterable[Exception]) -> str:
-    """How many failures there are of each type, if there are several: the most frequent first."""
+    """The number of failures of each type, if there are several types: the most frequent first."""
     names = {id(type(exc)): type(exc).__name__ for exc in failures}
     if len(names) < 2:  # noqa: PLR2004
         return ""
     counts = Counter(id(type(exc)) for exc in failures)  # by identity: a metaclass may forbid hashing
-    shown = counts.most_common(MAX_TYPES)  # of those as frequent as each other, the first seen
+    shown = counts.most_common(MAX_TYPES)  # of equally frequent ones, the first seen
     texts = [f"{number} {names[key]}" for key, number in shown]
     if others := counts.total() - sum(number for _, number in shown):
         texts.append(f"{others} of other types")
@@ -97,70 +100,39 @@ def _why(failures: Mapping[Any, Exception]) -> str:
 
 # Notes
 
-_moments: Final = count()
-"""Numbers the starts of runs and the notes that they write, to tell what was first."""
+_ALSO_FAILED: Final = " also failed: "
 
 
-class _Note(str):
-    """A note that a run wrote. Pickled and copied, it is a plain str."""
+def add_note(exc: BaseException, text: str) -> None:
+    """Add a note to an exception, unless it has that note already, or too many."""
+    try:
+        notes = getattr(exc, "__notes__", ())
+        # Bounded, because an object may be raised in one run after another. But runs may also be inside runs: what an
+        # inner one says about other failures leaves room for the name of the outer one's item.
+        if text not in notes and sum(_ALSO_FAILED not in note for note in notes) < MAX_NOTES:
+            exc.add_note(text)
+    except Exception:  # noqa: BLE001, S110
+        pass  # a frozen class, for example: the exception matters, the note does not
 
-    __slots__ = ("run", "written")
 
-    run: int  # the moment when the run that wrote it started
-    written: int
+def name_items(kind: str, failures: Mapping[Any, Exception]) -> None:
+    """Add notes that name the item of each failure; of an object that many items raised, the first ten and a count."""
+    raised: Counter[int] = Counter()
+    for name, exc in failures.items():
+        raised[id(exc)] += 1
+        if raised[id(exc)] <= MAX_ITEMS:
+            add_note(exc, label(kind, name))
+    for exc in failures.values():
+        if (more := raised.pop(id(exc), 0) - MAX_ITEMS) > 0:
+            add_note(exc, f"and {more} more")
 
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (str(self),)
 
-
-class Notes:
-    """Writes the notes of one run, which is taken to start now.
-
-    An exception that comes out of a run inside of an item has a note of each run. But an object that is raised again
-    and again, in one run after the other, would collect them without end: so those of runs that were over before this
-    one started go.
-
-    Args:
-        kind: what the run calls an item: `item`, `job`, `step`.
-    """
-
-    __slots__ = ("_started", "kind")
-
-    def __init__(self, kind: str) -> None:
-        self.kind: Final = kind
-        self._started = next(_moments)
-
-    def add(self, exc: BaseException, text: str) -> None:
-        """Add a note to an exception, if it takes any and this run has not written the same."""
-        note = _Note(text)
-        note.run, note.written = self._started, next(_moments)
-        try:
-            notes: list[str] = getattr(exc, "__notes__", [])
-            ours = [other for other in notes if isinstance(other, _Note)]
-            if any(other.written < self._started for other in ours):
-                notes[:] = [other for other in notes if not isinstance(other, _Note) or other.written > self._started]
-            if len(notes) < MAX_NOTES and not any(other == text and other.run == note.run for other in ours):
-                exc.add_note(note)
-        except Exception:  # noqa: BLE001, S110
-            pass  # a frozen class, say: the exception matters, the note does not
-
-    def name_items(self, failures: Mapping[Any, Exception]) -> None:
-        """Name the item of each failure; of an object that many items raised, the first ten and a count."""
-        raised: Counter[int] = Counter()
-        for name, exc in failures.items():
-            raised[id(exc)] += 1
-            if raised[id(exc)] <= MAX_ITEMS:
-                self.add(exc, label(self.kind, name))
-        for exc in failures.values():
-            if (more := raised.pop(id(exc), 0) - MAX_ITEMS) > 0:
-                self.add(exc, f"and {more} more")
-
-    def tell_others(self, exc: BaseException, others: Mapping[Any, Exception]) -> None:
-        """Tell of other failures in the notes of the one that is raised: the first ten, a line each, and a count."""
-        for name, other in islice(others.items(), MAX_ITEMS):
-            self.add(exc, f"{label(self.kind, name)} also failed: {one_line(other)}")
-        if (more := len(others) - MAX_ITEMS) > 0:
-            self.add(exc, f"and {more} more")
+def tell_others(kind: str, exc: BaseException, others: Mapping[Any, Exception]) -> None:
+    """Add notes about other failures to the one that is raised: a line each for the first ten, and a count."""
+    for name, other in islice(others.items(), MAX_ITEMS):
+        add_note(exc, f"{label(kind, name)}{_ALSO_FAILED}{one_line(other)}")
+    if (more := len(others) - MAX_ITEMS) > 0:
+        add_note(exc, f"and {more} more")
 
 
 # The exceptions
@@ -170,14 +142,14 @@ class Notes:
 class FanOutError(ExceptionGroup[Exception]):
     """Raised when items failed under `Collect`, or when none succeeded under `FirstSuccess`.
 
-    It is an `ExceptionGroup` of all the failures, so that ``except*`` works, and it knows whose they are. Its message
-    counts them, by type if there are several, and has the text of the first. Each has a note that names its item
-    (``item 13``), as Python numbers the members of a group by itself.
+    It is an `ExceptionGroup` of all the failures, so that ``except*`` works, and it knows which items they belong to.
+    Its message counts them, by type if there are several, and has the text of the first. Each has a note that names its
+    item (``item 13``), because Python numbers the members of a group in its own way.
 
-    What ``split``, ``subgroup`` and ``except*`` make of it are `FanOutError` too, with the indices and items of just
-    their own members and the same `results` and `total`. It can be pickled and copied, if its contents can.
+    The parts that ``split``, ``subgroup`` and ``except*`` make of it are `FanOutError` too, each with the indices and
+    items of its own members and the same `results` and `total`. It can be pickled and copied, if its contents can.
 
-    In the errors of `run_graph`, the names of steps stand wherever this says index.
+    In the errors of `run_graph`, the names of steps are used instead of indices.
 
     Attributes:
         indices: the indices of the items that failed, ascending; ``indices[k]`` belongs to ``exceptions[k]``.
@@ -199,7 +171,7 @@ class FanOutError(ExceptionGroup[Exception]):
     """
 
     # Typed loosely, as an ExceptionGroup's contents have to be: an `except` clause cannot name type parameters. The
-    # indices are ints, but for `run_graph`, where they are the keys of the mapping of steps.
+    # indices are ints, except in `run_graph`, where they are the keys of the mapping of steps.
     indices: tuple[Any, ...]
     failures: Mapping[Any, Exception]
     items: Mapping[Any, Any]
@@ -233,16 +205,16 @@ class FanOutError(ExceptionGroup[Exception]):
         self.total = total
 
     def kinds(self) -> tuple[FanOutError, ...]:
-        """Sort the failures into kinds: thousands of them are usually few.
+        """Group the failures by kind: thousands of failures are usually of a few kinds.
 
-        Two failures are of one kind if they are of exactly the same type and came out of the same place: file and line
-        of the innermost frame that is neither in the standard library, nor in site-packages, nor in this package, or
-        of the innermost frame if there is none. One without a traceback (unpickled, say) goes by its type alone, as
-        does a `DependencyFailed`. A group is one failure.
+        Two failures are of one kind if they have exactly the same type and the same place of origin. That is the file
+        and line of the innermost frame that is not in the standard library, site-packages or this package, or of the
+        innermost frame if there is no such frame. A failure without a traceback (an unpickled one, for example) is
+        sorted by its type alone, as is a `DependencyFailed`. A group is one failure.
 
         Returns:
-            A `FanOutError` for each kind, with its own `indices`, `failures` and `items`; the largest first, and then
-            by first index. Each failure is in exactly one.
+            A `FanOutError` for each kind, with its own `indices`, `failures` and `items`, the largest first, and then
+            by first index. Each failure is in exactly one of them.
 
         Example::
 
@@ -251,15 +223,11 @@ class FanOutError(ExceptionGroup[Exception]):
                     traceback.print_exception(kind.exceptions[0])
                     print("and as many more of its kind:", len(kind.exceptions) - 1)
         """
-        kinds: defaultdict[Any, list[int]] = defaultdict(list)
-        for place, exc in enumerate(self.exceptions):
-            kinds[id(type(exc)), _origin(exc)].append(place)
-        # The sort is stable: of kinds of one size, the one with the first index stays first.
-        return tuple(map(self._kind, sorted(kinds.values(), key=len, reverse=True)))
+        return tuple(map(self._kind, sort_into_kinds(self.exceptions, by_type=DependencyFailed)))
 
     def _kind(self, places: list[int]) -> FanOutError:
         kind = self._part({place: self.exceptions[place] for place in places})
-        # As `split` does, which would take a pass over all members for each kind.
+        # What `split` does, which would take a pass over all members for each kind.
         kind.__traceback__, kind.__context__, kind.__cause__ = self.__traceback__, self.__context__, self.__cause__
         kind.__suppress_context__ = self.__suppress_context__
         for note in getattr(self, "__notes__", ()):
@@ -270,12 +238,12 @@ class FanOutError(ExceptionGroup[Exception]):
         return type(self), (self.failures, self.results, self.total), self.__dict__
 
     def derive(self, excs: Sequence[Any], /) -> Any:  # the overloads of the base class, all of which this serves
-        """Make the error of some of the members, or a plain group where ``excs`` holds anything else.
+        """Make the error of some of the members, or a plain group if ``excs`` holds anything else.
 
-        Python calls it for each half of a ``split``, and hands over either members or, for a member that is a group
-        itself and was split too, a part of one.
+        Python calls it for each half of a ``split``, and passes members or, where a member is itself a group and was
+        split too, a part of it.
         """
-        found = _find(excs, self.exceptions)
+        found = find_parts(excs, self.exceptions)
         return BaseExceptionGroup(self.message, excs) if found is None else self._part(found)
 
     def _part(self, members: Mapping[int, Exception]) -> FanOutError:
@@ -285,75 +253,11 @@ class FanOutError(ExceptionGroup[Exception]):
         return FanOutError(failures, self.results, self.total, items=items)
 
 
-def _find(parts: Sequence[BaseException], members: Sequence[BaseException]) -> dict[int, Any] | None:
-    """Find the places of the members that `parts` are, or are parts of. None if any of them is neither.
-
-    Each place counts once: one exception object that two items raised is two failures.
-    """
-    same: defaultdict[int, deque[int]] = defaultdict(deque)
-    for index, member in enumerate(members):
-        same[id(member)].append(index)
-    found: dict[int, Any] = {}
-    following = 0
-    for part in parts:
-        if same[id(part)]:
-            place: int | None = same[id(part)].popleft()
-        else:
-            # A split gives the parts in the order of the members, so that it is linear to go on where the last was
-            # found, even if all groups share their leaves. Only in parts put together by hand is any before that.
-            places = chain(range(following, len(members)), range(following))
-            place = next((place for place in places if place not in found and _is_part(part, members[place])), None)
-        if place is None or place in found:
-            return None
-        found[place] = part
-        following = place + 1
-    return found
-
-
-def _is_part(part: BaseException, whole: BaseException) -> bool:
-    """Whether the group `part` came out of a split of `whole`."""
-    if not is_group(part) or not is_group(whole):
-        return False
-    if part.__traceback__ is not None:
-        return part.__traceback__ is whole.__traceback__  # a split copies it, and so tells apart what looks alike
-    # Unpickled, or never raised. A part has some of the same members, in the same order.
-    candidates = iter(whole.exceptions)  # each is looked at once
-    return all(any(inner is exc or _is_part(inner, exc) for exc in candidates) for inner in part.exceptions)
-
-
-def _origin(exc: BaseException) -> tuple[str, int | None] | None:
-    """Where an exception came from, as far as `FanOutError.kinds` tells places apart."""
-    if isinstance(exc, DependencyFailed):
-        return None
-    innermost = own = None
-    tb = exc.__traceback__
-    while tb is not None:
-        innermost = tb
-        if _is_own(tb.tb_frame.f_code.co_filename):
-            own = tb
-        tb = tb.tb_next
-    origin = innermost if own is None else own
-    return None if origin is None else (origin.tb_frame.f_code.co_filename, origin.tb_lineno)
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_own(filename: str) -> bool:
-    """Whether a file belongs to the program that uses this package, and to no library."""
-    return not filename.startswith(_LIBRARIES) and _SITE_PACKAGES.isdisjoint(Path(filename).parts)
-
-
-_LIBRARIES: Final = (
-    "<frozen ",  # modules of the standard library that come with the interpreter
-    *(str(Path(file).parent) + os.sep for file in (functools.__file__, __file__)),  # the others, and this package
-)
-_SITE_PACKAGES: Final = frozenset({"site-packages", "dist-packages"})  # of any environment; the second is Debian's
-
-
 @final
 class Unfinished(Exception):
-    """Placeholder for an item that had no outcome when a run under `Settle` with a ``move_on_after`` gave up.
+    """Placeholder for an item that had no outcome when the ``move_on_after`` of `Settle` had passed.
 
-    It is never raised by a run; it comes back inside an ``outcome.Error``, whose ``unwrap()`` raises it.
+    A run never raises it. It is returned inside an ``outcome.Error``, whose ``unwrap()`` raises it.
 
     Attributes:
         index: the item's index (in `run_graph`, the step's name).
@@ -376,9 +280,9 @@ class Unfinished(Exception):
 
 @final
 class DependencyFailed(Exception):
-    """Recorded for a step of `run_graph` that was not run, because a step that it needs failed.
+    """Recorded for a step of `run_graph` that was not run because a step that it needs failed.
 
-    Its ``__cause__`` is the exception of that other step: a `DependencyFailed` too, where that one was not run either.
+    Its ``__cause__`` is the exception of that other step: another `DependencyFailed` if that step was not run either.
 
     Attributes:
         step: the name of the step that was not run.

@@ -15,8 +15,11 @@ import attrs
 import outcome
 import trio
 
-from ._adapters import Blocking, PerRun, check_blocking, named_like
+from ._adapters import PerRun, check_blocking, named_like
 from ._arguments import describe
+from ._blocking import Blocking, PickledCall, as_failure, run_pickled_call
+from ._core.exceptions import raise_unchanged
+from ._crossing import plain_trial, portable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,29 +39,30 @@ def in_executor(
 
     Any executor with the interface of `concurrent.futures` will do: a process pool, loky, mpi4py, or a Dask cluster
     through ``client.get_executor(pure=False)``, which is how work leaves one machine. The executor is the caller's, who
-    opens it and shuts it down. How many calls are handed to it and not yet done is up to the limit of the call that the
-    result is passed to: choose a limit a few times the number of workers, to keep all of them busy.
+    opens it and shuts it down. The limit of the call that the result is passed to decides how many calls are in the
+    executor at a time. Choose a few times the number of workers, to keep all of them busy.
 
-    Calls are submitted in the order they are made, one at a time, in a worker thread, as submitting may block.
-    An exception arrives with its type; what is no `Exception`, such as `SystemExit`, arrives as a `RuntimeError` that
-    says so, as it must not end the caller's program. Where the executor's workers are other processes, all that crosses
-    is pickled: `fn`, its arguments, what it returns and what it raises. This package has to be installed there, too.
-    Context variables do not cross, and `trio.from_thread` does not work inside.
+    Calls are submitted in the order they are made, one at a time, in a worker thread, because submitting may block.
+    An exception arrives with its type. Anything that is not an `Exception`, such as `SystemExit`, arrives as a
+    `RuntimeError` that says so, because it must not end the caller's program. If the executor's workers are other
+    processes, whatever crosses is pickled: `fn`, its arguments, and what it returns or raises. A failure that cannot be
+    pickled is replaced by a `TypeError` that has its type's name and its text. This package has to be installed there,
+    too. Context variables do not cross, and `trio.from_thread` does not work inside.
 
-    **Cancellation** calls ``Future.cancel()``, in a worker thread. A call that has not started is then cancelled. What
-    the executor says it cannot cancel, as a pool cannot once a function runs, is waited for, and its value is given
-    back or its exception raised; that goes for an `item_timeout` too. With `abandon_on_cancel` nothing is waited for:
-    the call is cancelled at once, and what goes on in the executor is left to itself, its result lost. Dask lets go
-    of any call.
+    **Cancellation** calls ``Future.cancel()``, in a worker thread. A call that has not started is then cancelled. If
+    the executor cannot cancel it, as a pool cannot once the function runs, it is waited for, and its value is returned
+    or its exception raised, even after an `item_timeout`. With `abandon_on_cancel` nothing is waited for: the call is
+    cancelled immediately, whatever runs in the executor is left to itself, and its result is lost. Dask lets go of any
+    call.
 
     Note:
-        Abandoned work is out of the limiter's sight. New items start while abandoned ones still run, so that more
+        Abandoned work no longer counts against the limiter. New items start while abandoned ones still run, so more
         calls can be in the executor than the limit says.
 
     Note:
         By default, Dask takes functions to be pure: equal calls run once, and cancelling one of them cancels all. Hence
-        ``pure=False`` above. A ``ProcessPoolExecutor`` that forks does so in the worker thread, of which Python 3.12
-        and later warn with reason; give it an ``mp_context`` that spawns.
+        ``pure=False`` above. A ``ProcessPoolExecutor`` that forks does so in the worker thread. Python 3.12 and later
+        warn about that, with reason; give it an ``mp_context`` that spawns.
 
     Args:
         executor: a `concurrent.futures.Executor`.
@@ -67,12 +71,12 @@ def in_executor(
             for.
 
     Returns:
-        An async function that takes the arguments of `fn`, and is named like it. It raises
-        `concurrent.futures.CancelledError`, a failure like any other, when the future is cancelled by other means.
+        An async function that takes the arguments of `fn`, and is named like it. If the future is cancelled by other
+        means, it raises `concurrent.futures.CancelledError`, a failure like any other.
 
     Raises:
-        TypeError: at once, if `executor` is none, or if `fn` cannot be called, or is async; from the call, if it comes
-            out only then that `fn` is async, or that the executor gives no future.
+        TypeError: immediately, if `executor` is not an executor, or if `fn` is not callable, or is async; from the
+            call, if it shows only then that `fn` is async, or that the executor returns something that is not a future.
 
     Example::
 
@@ -84,15 +88,19 @@ def in_executor(
     turns = PerRun(lambda: trio.CapacityLimiter(1))
     canceller = _Canceller()
     blocking = Blocking(fn, "in_executor")
+    pickles = _is_process_pool(executor)
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         # Keyword arguments are bound to the function: Dask's `submit` has some of its own.
-        bound: Callable[..., R] = functools.partial(blocking, **kwargs) if kwargs else blocking
+        function: Callable[..., R] = functools.partial(blocking, **kwargs) if kwargs else blocking
+        arguments: tuple[Any, ...] = args
+        if pickles:
+            function, arguments = _run_in_pool, (blocking.__name__, PickledCall(_dumps, fn, args, kwargs))
         context = contextvars.copy_context()  # for `submit` itself: Dask has settings in it
 
         def submit() -> Future[R]:
-            future = context.run(executor.submit, bound, *args)
+            future = context.run(executor.submit, function, *arguments)
             if not hasattr(future, "add_done_callback"):
                 msg = f"submit() of the executor must return a concurrent.futures.Future, got {describe(future)}"
                 raise TypeError(msg)
@@ -109,12 +117,35 @@ def _check_executor(executor: object) -> None:
         raise TypeError(msg)
 
 
+def _is_process_pool(executor: Executor) -> bool:
+    """Whether the executor is Python's own process pool, found out without importing it.
+
+    Unpickling that fails breaks such a pool, for all calls: a call's arguments in the worker, or its failure here.
+    """
+    return any(cls.__module__ == "concurrent.futures.process" for cls in type(executor).__mro__)
+
+
+def _dumps(call: object) -> bytes:
+    """Pickle a call as a process pool does."""
+    from multiprocessing.reduction import ForkingPickler  # noqa: PLC0415  # imported by the pool anyway
+
+    return bytes(ForkingPickler.dumps(call))
+
+
+def _run_in_pool(name: str, call: bytes) -> Any:
+    """Run a call in a worker of a process pool."""
+    try:
+        return run_pickled_call(call, "in_executor")
+    except BaseException as exc:  # noqa: ASYNC103, BLE001  # raised again, as a failure
+        raise_unchanged(portable(as_failure(exc, name, "in_executor"), plain_trial))
+
+
 @attrs.define(eq=False)
 class _Call(Generic[R]):
     """A call on its way through an executor, and the task that waits for it.
 
-    All of it runs in the Trio thread, but for `_deliver` and `_done`, which only send word there. So there are no
-    races to think about: the future is submitted before or after a cancellation, never meanwhile.
+    All of it runs in the Trio thread, except `_deliver` and `_done`, which only send word there. So there are no races
+    to think about: the future is submitted before or after a cancellation, never during one.
     """
 
     _blocking: Blocking[R]
@@ -122,14 +153,14 @@ class _Call(Generic[R]):
     _canceller: _Canceller
     _abandon_on_cancel: bool
     _token: TrioToken = attrs.field(init=False, factory=trio.lowlevel.current_trio_token)
-    _task: Task | None = attrs.field(init=False, factory=trio.lowlevel.current_task)  # None when it waits no more
+    _task: Task | None = attrs.field(init=False, factory=trio.lowlevel.current_task)  # None once it no longer waits
     _future: Future[R] | None = attrs.field(init=False, default=None)  # while it may have to be cancelled
     _raise_cancel: RaiseCancelT | None = attrs.field(init=False, default=None)  # once cancelled
 
     # Ctrl-C comes in as a cancellation: anywhere else it could lose the future.
     @trio.lowlevel.enable_ki_protection
     async def result_of(self, submit: Callable[[], Future[R]]) -> R:
-        """Submit the call, and wait for what comes of it."""
+        """Submit the call, and wait for its outcome."""
         await self._turn.acquire_on_behalf_of(self)  # the only place where a cancelled call has not been submitted
         try:
             trio.lowlevel.start_thread_soon(submit, self._deliver)
@@ -158,7 +189,7 @@ class _Call(Generic[R]):
             self._canceller.cancel(future)
         try:
             future.add_done_callback(self._done)
-        except BaseException as exc:  # noqa: ASYNC103, BLE001  # it will never tell what comes of it: no use to wait
+        except BaseException as exc:  # noqa: ASYNC103, BLE001  # its outcome will never be known: no use in waiting
             self._future = None
             self._canceller.cancel(future)
             self._resume(self._failure(_cut_loose(exc, future)))
@@ -169,7 +200,7 @@ class _Call(Generic[R]):
             self._canceller.cancel(self._future)
             self._future = None
         if not self._abandon_on_cancel:
-            return trio.lowlevel.Abort.FAILED  # it may yet be, as `_done` comes for a cancelled future too
+            return trio.lowlevel.Abort.FAILED  # it may yet be cancelled: `_done` is called for such a future too
         self._task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
@@ -197,7 +228,7 @@ class _Call(Generic[R]):
         return outcome.Value(future.result())
 
     def _failure(self, exc: BaseException) -> outcome.Error:
-        """What the executor or its future raised, or the future has."""
+        """What the executor or its future raised, or what the future holds."""
         return outcome.Error(self._blocking.failure(exc))
 
     def _resume(self, result: outcome.Outcome[R]) -> None:
@@ -210,7 +241,7 @@ def _cut_loose(exc: BaseException, future: Future[Any]) -> BaseException:
     """Take the frames that know `future` off the traceback of its exception.
 
     Dask raises the exception once before it hands it over. The frame where it does so would keep the future alive for
-    as long as the exception is kept, and so the task on the scheduler.
+    as long as the exception is kept, and with it the task on the scheduler.
     """
     tb = exc.__traceback__
     while tb is not None and any(value is future for value in tb.tb_frame.f_locals.values()):
@@ -229,17 +260,20 @@ class _Canceller:
     large run that is cancelled would start thousands.
     """
 
-    __slots__ = ("_at_work", "_futures")
+    __slots__ = ("_futures", "_running")
 
     def __init__(self) -> None:
         self._futures: deque[Future[Any]] = deque()
-        self._at_work = threading.Lock()
+        self._running = threading.Lock()
 
     def cancel(self, future: Future[Any]) -> None:
         """Cancel `future` soon, from any thread."""
         self._futures.append(future)
-        if self._at_work.acquire(blocking=False):
-            trio.lowlevel.start_thread_soon(self._work, lambda _: None)
+        if self._running.acquire(blocking=False):
+            try:
+                trio.lowlevel.start_thread_soon(self._work, lambda _: None)
+            except Exception:  # noqa: BLE001  # no thread can be started
+                self._work()  # this may block, but nobody else would cancel them
 
     def _work(self) -> None:
         while True:
@@ -247,7 +281,7 @@ class _Canceller:
                 cancelled = outcome.capture(_cancel, self._futures.popleft())
                 if isinstance(cancelled, outcome.Error):  # so it is not, and the call is waited for
                     logger.error("Future.cancel() raised", exc_info=cancelled.error)
-            self._at_work.release()
+            self._running.release()
             # A caller after the last look, and before the release, has left the next future to this thread.
-            if not self._futures or not self._at_work.acquire(blocking=False):
+            if not self._futures or not self._running.acquire(blocking=False):
                 return

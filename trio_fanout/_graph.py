@@ -21,7 +21,7 @@ from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.run import Run
 from ._core.sources import Source
-from ._errors import DependencyFailed, label, safe_repr
+from ._errors import label, safe_repr
 from ._ledgers import MISSING, Ledger, start_ledger
 from ._opening import check_in_trio
 from ._policies import FAIL_FAST, Collect, FailFast, Settle
@@ -275,7 +275,7 @@ class _Graph(Source[int]):
         index = self.started[ticket]
         self._ended += 1
         reason = self._ledger.failed(index, item, exc, secondary=secondary)
-        if index in self._needed and self._ledger.skips_dependents:
+        if index in self._needed and self._ledger.goes_on:
             self._add_ready(index)
         return reason
 
@@ -290,7 +290,7 @@ class _Graph(Source[int]):
     def conclude(self, leaving: BaseException | None, started: int, /, *, complete: bool) -> BaseException | None:
         """Choose what the call raises."""
         failures, results = self._ledger.failures, self._ledger.results
-        if not complete and failures and self._ledger.skips_dependents:
+        if not complete and failures and self._ledger.goes_on:
             # The run was cut short. Needs come first, so that a chain of skipped steps is recorded link by link.
             for index in TopologicalSorter(self._needs()).static_order():
                 if index not in failures and (index >= len(results) or results[index] is MISSING):
@@ -316,6 +316,5 @@ class _Graph(Source[int]):
         failed = None if settled else next((need for need in needs if need in failures), None)
         if failed is None:
             return False
-        failures[index] = DependencyFailed(self._ledger.name(index), self._ledger.name(failed))
-        failures[index].__cause__ = failures[failed]
+        self._ledger.skip(index, failed)
         return True

@@ -8,8 +8,12 @@ import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from ._adapters import Blocking, check_blocking, named_like
+from outcome import Error, Value
+
+from ._adapters import check_blocking, named_like
 from ._arguments import name_of
+from ._blocking import PickledCall, as_failure, run_pickled_call
+from ._crossing import best_trial, pickler, portable
 from ._signals import signal_name
 
 if TYPE_CHECKING:
@@ -25,33 +29,36 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     """Make an async function out of a CPU-bound one, by calling it in a worker process.
 
     The processes are those of `trio-parallel`, which the extra ``process`` installs. They are started when they are
-    needed, kept for the next call, and at most as many as there are CPUs work at once, whatever the limit of the call
-    that the result is passed to: that is `trio_parallel.current_default_worker_limiter`, where it can be changed too.
-    Their start, their time to live and so on are set by `trio_parallel.configure_default_context` and `cache_scope`.
+    needed, and kept for the next call. At most as many as there are CPUs run at once, whatever the limit of the call
+    that the result is passed to. That is `trio_parallel.current_default_worker_limiter`, where it can be changed. For
+    their start, their time to live and so on, see `trio_parallel.configure_default_context` and `cache_scope`.
 
-    What crosses to the process and back is pickled: `fn` (by its module and name, so that it has to be importable
-    there), its arguments, what it returns and what it raises. A failure keeps its type and its traceback. What cannot
-    be pickled, in either direction, is the failure of that call. What is no `Exception`, such as `SystemExit`, arrives
-    as a `RuntimeError` that says so, as it must not end the caller's program. Nothing else crosses: no context
-    variables, no global state, no open files.
+    Whatever crosses to the process and back is pickled: `fn` (by its module and name, so it has to be importable
+    there), its arguments, and what it returns or raises. If something cannot be pickled, in either direction, that call
+    fails. Nothing else crosses: no context variables, no global state, no open files.
 
-    A worker imports the main module of the program. So what starts the program has to stand under
+    A failure arrives with its type, its traceback and what it came out of. Any part of this that cannot be pickled is
+    replaced by a `TypeError` that has its type's name and its text. Anything that is not an `Exception`, such as
+    `SystemExit`, arrives as a `RuntimeError` that says so, because it must not end the caller's program. It may come
+    from `fn`, from importing its module, or from pickling.
+
+    A worker imports the main module of the program. So the code that starts the program has to stand under
     ``if __name__ == "__main__":``, or each worker would start it again.
 
     **Cancellation** kills the process, and waits until it is gone. The work is lost, and nothing is left running.
 
     Args:
         fn: a function that is not async, defined at the top level of a module; or a method, a `functools.partial` or
-            another object that can be called, if its class is defined so.
+            another callable object, if its class is defined so.
 
     Returns:
-        An async function that takes the arguments of `fn`, and is named like it. It raises
-        `trio_parallel.BrokenWorkerError`, which says how, when the process dies under the call.
+        An async function that takes the arguments of `fn`, and is named like it. If the process dies under the call, it
+        raises a `trio_parallel.BrokenWorkerError` that says how.
 
     Raises:
-        TypeError: at once, if `fn` cannot be called, or is async; from the call, if that comes out only then.
-        ValueError: at once, if `fn` is a lambda or defined inside of a function.
-        ImportError: at once, if `trio-parallel` is not installed.
+        TypeError: immediately, if `fn` is not callable, or is async; from the call, if it shows only then.
+        ValueError: immediately, if `fn` is a lambda or defined inside a function.
+        ImportError: immediately, if `trio-parallel` is not installed.
 
     Example::
 
@@ -60,25 +67,37 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     check_blocking(fn, "in_process")
     _check_importable(fn)
     trio_parallel = _import_trio_parallel()
-    blocking = Blocking(fn, "in_process")
     name = name_of(fn)
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         _check_main_is_imported()
-        bound = functools.partial(blocking, *args, **kwargs)
         try:
-            result: R = await trio_parallel.run_sync(bound, kill_on_cancel=True)
+            result: bytes = await trio_parallel.run_sync(
+                _run, name, PickledCall(pickler().dumps, fn, args, kwargs), kill_on_cancel=True
+            )
         except trio_parallel.BrokenWorkerError as exc:
-            # Its last argument is the process, which is all there is to know, but not for reading nor for pickling. So
-            # it is not kept as the context of what is raised, either.
+            # Its last argument is the process. That says everything, but not in words, and cannot be pickled. So it is
+            # not kept as the context of what is raised, either.
+            if not (exc.args and hasattr(exc.args[-1], "exitcode")):
+                raise  # by an argument that was being pickled
             end = _cause_of_death(exc.args[-1].exitcode)
         else:
-            return result
+            value: R = pickler().loads(result).unwrap()
+            return value
         msg = f"the worker process that ran {name} {end}"
         raise trio_parallel.BrokenWorkerError(msg)
 
     return call
+
+
+def _run(name: str, call: bytes) -> bytes:
+    """Run a call in a worker process. Returns its outcome, pickled: what is raised here is trio-parallel's own."""
+    try:
+        outcome: bytes = pickler().dumps(Value(run_pickled_call(call, "in_process")))
+    except BaseException as exc:  # noqa: ASYNC103, BLE001  # no task of Trio's runs here
+        outcome = pickler().dumps(Error(portable(as_failure(exc, name, "in_process"), best_trial)))
+    return outcome
 
 
 def _check_importable(fn: object) -> None:
@@ -102,8 +121,8 @@ def _check_main_is_imported() -> None:
     """Exit if this is a worker that imports the main module, which has started its program again.
 
     No worker can start others yet, so multiprocessing raises an exception there. But that comes with the traceback of a
-    whole program, once for each worker; and where the program gets over it, it goes on, and does its work again. All
-    this process is for is to import the module. The parent gets a `BrokenWorkerError`.
+    whole program, once for each worker; and if the program catches it, it goes on, and does its work again. This
+    process is only there to import the module. The parent gets a `BrokenWorkerError`.
     """
     import multiprocessing  # noqa: PLC0415  # not needed to import this package, and imported by trio-parallel
 

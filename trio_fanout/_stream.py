@@ -185,7 +185,7 @@ class _Results(Generic[T]):
         reason = self.ledger.failed(index, item, exc, secondary=secondary)
         self.cut_short |= reason is not None
         self.window.free()  # it will not be handed over
-        if self.ledger.skips_gaps:
+        if self.ledger.goes_on:
             self._add(index, None)
         return reason
 
@@ -202,7 +202,7 @@ class _Results(Generic[T]):
 
     def finish(self) -> None:
         """Let the reader have what is left, and then the end."""
-        if self.ledger.skips_gaps:
+        if self.ledger.goes_on:
             # Items that were cancelled left gaps.
             for index in sorted(self.early):
                 self._give(self.early[index])

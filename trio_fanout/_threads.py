@@ -22,29 +22,29 @@ def in_thread(fn: Callable[P, R], *, abandon_on_cancel: bool = False) -> Callabl
     """Make an async function out of a blocking one, by calling it in a worker thread.
 
     The thread is one of Trio's: context variables have the values that they have in the calling task,
-    `trio.from_thread` works inside, and exceptions arrive as they were raised. How many threads run at once is up to
-    the limit of the call that the result is passed to: ``map(in_thread(fn), items, limit=100)`` runs 100 of them.
-    Trio's own limit of 40 threads does not apply, and threads do not count towards it.
+    `trio.from_thread` works inside, and exceptions arrive as they were raised. The limit of the call that the result is
+    passed to decides how many threads run at once: ``map(in_thread(fn), items, limit=100)`` runs 100 of them. Trio's
+    own limit of 40 threads does not apply, and these threads do not count towards it.
 
-    **Cancellation**: a thread cannot be interrupted, so by default a cancelled call waits until `fn` returns, and gives
-    back or raises what `fn` did; that goes for an `item_timeout` too. With `abandon_on_cancel` the call is cancelled
-    at once, and `fn` goes on in the background, where what it returns or raises is lost. Either way `fn` can ask, with
+    **Cancellation**: a thread cannot be interrupted, so by default a cancelled call waits until `fn` ends, and returns
+    or raises what `fn` did, even after an `item_timeout`. With `abandon_on_cancel` the call is cancelled immediately,
+    and `fn` continues in the background; whatever it returns or raises is lost. Either way `fn` can find out, with
     `trio.from_thread.check_cancelled`. A call that is cancelled before it starts never calls `fn`.
 
     Note:
-        Abandoned work is out of the limiter's sight. New items start while abandoned threads still run, so that more
-        threads can be at work than the limit says.
+        Abandoned work no longer counts against the limiter. New items start while abandoned threads still run, so more
+        threads can be running than the limit says.
 
     Args:
-        fn: a function that is not async. Best one that waits: functions that compute keep each other from running, and
-            `in_process` is for them.
+        fn: a function that is not async. It should be one that waits: functions that compute keep each other from
+            running, and `in_process` is for them.
         abandon_on_cancel: whether cancellation leaves `fn` behind. By default it is waited for.
 
     Returns:
         An async function that takes the arguments of `fn`, and is named like it.
 
     Raises:
-        TypeError: at once, if `fn` cannot be called, or is async.
+        TypeError: immediately, if `fn` is not callable, or is async.
 
     Example::
 
@@ -61,7 +61,7 @@ def in_thread(fn: Callable[P, R], *, abandon_on_cancel: bool = False) -> Callabl
         return await trio.to_thread.run_sync(
             functools.partial(fn, *args, **kwargs),
             abandon_on_cancel=abandon_on_cancel,
-            # One that never binds, in the place of Trio's default; not shared, as limiters belong to a Trio run.
+            # One that never binds, instead of Trio's default; not shared, as limiters belong to a Trio run.
             limiter=trio.CapacityLimiter(math.inf),
             thread_name=f"{name} from {trio.lowlevel.current_task().name}",
         )

@@ -737,6 +737,62 @@ async def test_cancel_that_raises_is_logged_and_the_call_waited_for(caplog):
     assert "no route to the scheduler" in caplog.text
 
 
+def no_threads(*args):
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("abandon_on_cancel", [False, True])
+async def test_cancelled_when_no_thread_can_be_started(abandon_on_cancel, monkeypatch):
+    """The future is cancelled all the same, and so are later ones."""
+    pool = ByHand()
+    fn = in_executor(pool, square, abandon_on_cancel=abandon_on_cancel)
+    for count in (1, 2):
+        with nothing_left():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fn, 3)
+                await pool.submitted(count)
+                with monkeypatch.context() as patch:
+                    if count == 1:
+                        patch.setattr(trio.lowlevel, "start_thread_soon", no_threads)
+                    nursery.cancel_scope.cancel()
+                    with trio.CancelScope(shield=True):
+                        await wait_all_tasks_blocked()
+        assert nursery.cancel_scope.cancelled_caught
+        await finished(pool.futures[-1])
+        assert pool.futures[-1].cancelled()
+
+
+async def test_cancelled_when_no_thread_can_be_started_and_cancel_raises(monkeypatch, caplog):
+    class Uncancellable(Future):
+        def cancel(self):
+            raise OSError("no route to the scheduler")
+
+    pool = ByHand()
+    pool.new_future = Uncancellable
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(in_executor(pool, square), 3)
+        await pool.submitted(1)
+        monkeypatch.setattr(trio.lowlevel, "start_thread_soon", no_threads)
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await wait_all_tasks_blocked()
+        assert "no route to the scheduler" in caplog.text
+        pool.futures[0].set_result(9)
+
+
+async def test_no_thread_to_submit_in_is_one_calls_failure(monkeypatch):
+    pool = ByHand()
+    fn = in_executor(pool, square)
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.lowlevel, "start_thread_soon", no_threads)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await fn(3)
+    async with trio.open_nursery() as nursery:  # it finds its turn free
+        nursery.start_soon(fn, 3)
+        await pool.submitted(1)
+        pool.futures[0].set_result(9)
+
+
 async def test_cancelled_as_the_thread_that_cancels_others_leaves(monkeypatch):
     """In the moment between the thread's last look and the release of its lock."""
     lock_class = threading.Lock

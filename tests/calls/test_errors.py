@@ -19,7 +19,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import DO_POLICIES, FrozenError, double, leaves, notes_of, printed
+from helpers import DO_POLICIES, FrozenError, ItemError, double, fail_when_cancelled, leaves, notes_of, printed
 
 ERRORS = {
     1: ValueError("one"),
@@ -384,7 +384,7 @@ async def test_an_object_that_many_items_raise_has_ten_notes_and_a_count(times, 
 
 @DO_POLICIES
 async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(policy):
-    """It has those of the last run, beside what others wrote."""
+    """It has those of the first runs, besides the notes of others."""
     shared = ValueError()
     shared.add_note("by hand")
     for index in range(200):
@@ -395,23 +395,45 @@ async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(
 
         with pytest.raises((fanout.FanOutError, ValueError)):
             await fanout.map(fn, range(200), policy=policy)
-        assert notes_of(shared) == ["by hand", f"item {index}"]
+    assert notes_of(shared) == ["by hand", *(f"item {index}" for index in range(11))]
 
 
 @DO_POLICIES
 async def test_what_comes_through_nested_runs_has_a_note_of_each(policy):
     async def nested(depth):
+        if depth is None:
+            return
         if not depth:
             raise ValueError
-        await fanout.map(nested, [depth - 1])
+        await fanout.map(nested, [*[None] * depth, depth - 1])
 
     with pytest.raises((fanout.FanOutError, ValueError)) as excinfo:
         await fanout.map(nested, [3], policy=policy)
     (exc,) = leaves(excinfo.value)
-    assert notes_of(exc) == ["item 0"] * 4
+    assert notes_of(exc) == ["item 1", "item 2", "item 3", "item 0"]
 
 
-async def test_an_object_that_a_thousand_runs_raise_at_once_has_a_hundred_notes():
+async def test_notes_about_other_failures_leave_room_for_the_item_of_an_outer_run():
+    """Each of the nested runs has more of these than it tells of."""
+
+    async def fail(depth, index):
+        if index != depth:
+            await fail_when_cancelled(KeyError())
+        await wait_all_tasks_blocked()
+        await run(depth - 1)
+
+    async def run(depth):
+        if depth < 0:
+            raise ValueError
+        await fanout.map(functools.partial(fail, depth), range(20))
+
+    with pytest.raises(ValueError) as excinfo:  # noqa: PT011
+        await run(3)
+    named = [note for note in notes_of(excinfo.value) if "also failed" not in note]
+    assert named == ["item 0", "and 9 more", "item 1", "item 2", "item 3"]
+
+
+async def test_an_object_that_a_thousand_runs_raise_at_once_has_each_note_once():
     shared = ValueError("shared")
 
     async def inner(x):
@@ -423,7 +445,7 @@ async def test_an_object_that_a_thousand_runs_raise_at_once_has_a_hundred_notes(
         raise shared
 
     await fanout.do(inner, range(1000), limit=1000)
-    assert len(notes_of(shared)) == 100
+    assert notes_of(shared) == ["item 0"]
 
 
 def test_notes_are_plain_text_once_pickled_or_copied():
@@ -752,6 +774,127 @@ async def test_a_rare_kind_among_ten_thousand_is_found():
 def test_traceback_prints_each_failure():
     text = printed(make())
     assert all(message in text for message in ("one", "two", "four a", "four b", "four c", "five"))
+
+
+# One object that many items raise
+
+
+def entries_of(exc):
+    return [frame.f_code.co_name for frame, _ in traceback.walk_tb(exc.__traceback__)]
+
+
+async def lose_it(how, shared):
+    """Raise one object in many items: as it is, while all of them hold it, in a group, or as a cause."""
+    try:
+        raise_deep(shared)
+    except ConnectionError as exc:
+        if how == "in a group":
+            raise ExceptionGroup("of a nursery", [exc]) from None
+        if how == "as a cause":
+            raise ItemError from exc
+        if how == "as a context":
+            raise ItemError  # noqa: B904
+        raise
+    finally:
+        if how == "held":
+            await wait_all_tasks_blocked()
+
+
+def raise_deep(exc):
+    raise exc
+
+
+HOWS = pytest.mark.parametrize("how", ["plain", "held", "in a group", "as a cause", "as a context"])
+
+
+def check_is_short(shared):
+    """Once in each place: as if one item had raised it."""
+    assert entries_of(shared) == ["lose_it", "raise_deep"]
+
+
+@HOWS
+@pytest.mark.parametrize("policy", [fanout.Collect(), fanout.FirstSuccess(), fanout.FailFast()], ids=str)
+async def test_an_object_that_many_items_raise_has_the_traceback_of_one(how, policy):
+    shared = ConnectionError("lost")
+    all_there = trio.Event()
+
+    async def fn(x):
+        if x == 99:
+            all_there.set()
+        await all_there.wait()
+        await lose_it(how, shared)
+
+    with pytest.raises((fanout.FanOutError, ConnectionError, ExceptionGroup, ItemError)):
+        await fanout.map(fn, range(100), limit=100, policy=policy)
+    assert [name for name in entries_of(shared) if name in {"lose_it", "raise_deep"}] == ["lose_it", "raise_deep"]
+
+
+@HOWS
+async def test_an_object_that_many_items_raise_is_short_in_outcomes(how):
+    shared = ConnectionError("lost")
+    await fanout.map(functools.partial(lose_it, shared=shared), [how] * 100, policy=fanout.Settle())
+    check_is_short(shared)
+
+
+@HOWS
+async def test_an_object_that_many_jobs_raise_is_short(how):
+    shared = ConnectionError("lost")
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        async with fanout.open_group(policy=fanout.Collect()) as group:
+            for _ in range(100):
+                group.start_soon(lose_it, how, shared)
+    assert len(excinfo.value.kinds()) == 1
+    check_is_short(shared)
+
+
+@HOWS
+async def test_an_object_that_many_items_of_a_stream_raise_is_short(how):
+    shared = ConnectionError("lost")
+    with pytest.raises(fanout.FanOutError):
+        async with fanout.stream(
+            functools.partial(lose_it, shared=shared), [how] * 100, policy=fanout.Collect()
+        ) as results:
+            async for _ in results:
+                raise AssertionError
+    check_is_short(shared)
+
+
+@HOWS
+async def test_an_object_that_many_steps_raise_is_short(how):
+    shared = ConnectionError("lost")
+    step = fanout.Step(functools.partial(lose_it, how, shared))
+    with pytest.raises(fanout.FanOutError):
+        await fanout.run_graph(dict.fromkeys(range(100), step), policy=fanout.Collect())
+    check_is_short(shared)
+
+
+async def test_the_traceback_of_an_object_that_one_item_raised_is_left_as_it_is():
+    """Even if a step that was skipped has it as its cause."""
+
+    async def recurse(depth=20):
+        if not depth:
+            raise ValueError
+        await recurse(depth - 1)
+
+    steps = {"a": fanout.Step(recurse), "b": fanout.Step(recurse, ["a"]), "c": fanout.Step(recurse, ["a"])}
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.run_graph(steps, policy=fanout.Collect())
+    assert entries_of(excinfo.value.failures["a"]) == ["recurse"] * 21
+
+
+def test_kinds_look_once_at_an_object_that_many_items_raised():
+    looks = 0
+
+    class Looked(ValueError):
+        @property
+        def __traceback__(self):
+            nonlocal looks
+            looks += 1
+
+    shared = Looked()
+    (kind,) = fanout.FanOutError(dict.fromkeys(range(1000), shared), {}, 1000).kinds()
+    assert len(kind.indices) == 1000
+    assert looks == 1
 
 
 # split and subgroup

@@ -500,6 +500,254 @@ async def test_failures_can_be_retried_by_their_indices(autojump_clock):
     assert [items[index] for index in excinfo.value.indices] == [1, 3]
 
 
+# Collect(fatal=)
+
+
+class WrongKey(Boom):
+    pass
+
+
+def deep(exc):
+    return ExceptionGroup("outer", [OSError(), ExceptionGroup("inner", [ValueError(), exc])])
+
+
+def fails_with(errors, cancelled=None):
+    """An item that waits for as many seconds as its number, and then raises its error if it has one."""
+
+    async def fn(x):
+        try:
+            await trio.sleep(x)
+        except trio.Cancelled as exc:
+            if cancelled is not None:
+                cancelled.append((x, exc.reason))
+            raise
+        if x in errors:
+            raise errors[x]
+        return x * 10
+
+    return fn
+
+
+@pytest.mark.parametrize(
+    ("error", "fatal"),
+    [
+        (WrongKey(), WrongKey),
+        (WrongKey(), Boom),
+        (WrongKey(), (OSError, Boom)),
+        (deep(WrongKey()), WrongKey),
+        (deep(WrongKey()), ExceptionGroup),
+        (fanout.FanOutError({0: WrongKey()}, {}, 1), WrongKey),
+        (fanout.FanOutError({0: WrongKey()}, {}, 1), fanout.FanOutError),
+    ],
+)
+async def test_a_fatal_failure_cancels_the_run(error, fatal, autojump_clock):
+    cancelled = []
+    errors = {1: KeyError(), 3: error, 5: KeyError()}
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.map(fails_with(errors, cancelled), range(9), limit=4, policy=fanout.Collect(fatal=fatal))
+    assert excinfo.value.failures == {1: errors[1], 3: error}
+    assert excinfo.value.items == {1: 1, 3: 3}
+    assert excinfo.value.results == {0: 0, 2: 20}
+    assert excinfo.value.total == 7
+    assert trio.current_time() == 3
+    assert sorted(x for x, _ in cancelled) == [4, 5, 6]
+    assert {reason for _, reason in cancelled} <= {
+        f"item 3 failed with {kind.__name__}, which is fatal" for kind in (WrongKey, ExceptionGroup, fanout.FanOutError)
+    }
+
+
+def caused_by(cause):
+    try:
+        raise ValueError from cause
+    except ValueError as exc:
+        return exc
+
+
+def in_the_context_of(context):
+    exc = ValueError()
+    exc.__context__ = context
+    return exc
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Boom(),
+        deep(Boom()),
+        caused_by(WrongKey()),
+        in_the_context_of(WrongKey()),
+        deep(caused_by(WrongKey())),
+        fanout.DependencyFailed("a", "b"),
+    ],
+)
+async def test_other_failures_are_not_fatal(error, autojump_clock):
+    fatal = (WrongKey, fanout.DependencyFailed)
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.map(fails_with({1: error}), range(4), policy=fanout.Collect(fatal=fatal))
+    assert excinfo.value.indices == (1,)
+    assert excinfo.value.total == 4
+
+
+@pytest.mark.parametrize(
+    ("maximum", "indices", "reason"),
+    [
+        (1, (1,), "item 1 failed, the last that max_failures allows"),
+        (2, (1, 2), "item 2 failed with WrongKey, which is fatal"),
+        (3, (1, 2), "item 2 failed with WrongKey, which is fatal"),
+    ],
+)
+async def test_whichever_limit_of_collect_is_reached_first_ends_the_run(maximum, indices, reason, autojump_clock):
+    cancelled = []
+    fn = fails_with({1: Boom(), 2: WrongKey(), 3: Boom()}, cancelled)
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.map(fn, range(5), policy=fanout.Collect(max_failures=maximum, fatal=WrongKey))
+    assert excinfo.value.indices == indices
+    assert set(cancelled) == {(x, reason) for x in range(5) if x > indices[-1]}
+
+
+async def test_a_fatal_failure_records_those_of_the_cancellation_too(autojump_clock):
+    async def fn(x):
+        if x == 1:
+            await trio.sleep(1)
+            raise WrongKey
+        await cleanup_fails(x)
+
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.map(fn, range(3), policy=fanout.Collect(fatal=WrongKey))
+    assert excinfo.value.indices == (0, 1, 2)
+
+
+async def test_a_fatal_failure_ends_do_and_fan_out(autojump_clock):
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.do(fails_with({1: WrongKey()}), range(4), policy=fanout.Collect(fatal=WrongKey))
+    assert (excinfo.value.indices, excinfo.value.results, trio.current_time()) == ((1,), {}, 1)
+
+    async def fatal(x):
+        raise WrongKey
+
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.fan_out([fatal, trio.sleep], 5, policy=fanout.Collect(fatal=WrongKey))
+    assert (excinfo.value.indices, trio.current_time()) == ((0,), 1)
+
+
+async def test_a_fatal_failure_ends_a_stream(autojump_clock):
+    seen = []
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        async with fanout.stream(
+            fails_with({1: Boom(), 3: WrongKey()}), range(6), policy=fanout.Collect(fatal=WrongKey)
+        ) as results:
+            async for index, _, value in results:
+                seen.append((index, value))
+    assert seen == [(0, 0), (2, 20)]
+    assert excinfo.value.indices == (1, 3)
+    assert trio.current_time() == 3
+
+
+async def test_a_fatal_failure_ends_a_group(autojump_clock):
+    fn = fails_with({1: Boom(), 3: WrongKey()})
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        async with fanout.open_group(policy=fanout.Collect(fatal=WrongKey)) as group:
+            handles = [group.start_soon(fn, x) for x in range(6)]
+            await trio.sleep_forever()
+    assert excinfo.value.indices == (1, 3)
+    assert [handle.outcome is None for handle in handles] == [False] * 4 + [True] * 2
+    assert trio.current_time() == 3
+
+
+async def test_a_fatal_failure_ends_a_graph(autojump_clock):
+    async def fatal():
+        await trio.sleep(1)
+        raise WrongKey
+
+    async def skipped(_):
+        raise AssertionError
+
+    async def slow():
+        await trio.sleep(9)
+
+    steps = {
+        "fatal": fanout.Step(fatal),
+        "needs it": fanout.Step(skipped, ["fatal"]),
+        "slow": fanout.Step(slow),
+        "needs slow": fanout.Step(skipped, ["slow"]),
+    }
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.run_graph(steps, policy=fanout.Collect(fatal=WrongKey))
+    assert {name: type(exc) for name, exc in excinfo.value.failures.items()} == {
+        "fatal": WrongKey,
+        "needs it": fanout.DependencyFailed,
+    }
+    assert trio.current_time() == 1
+
+
+async def test_a_failed_dependency_is_never_fatal(autojump_clock):
+    async def fail():
+        raise ValueError
+
+    async def slow():
+        await trio.sleep(9)
+        return "done"
+
+    steps = {"a": fanout.Step(fail), "b": fanout.Step(fail, ["a"]), "c": fanout.Step(slow)}
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.run_graph(steps, policy=fanout.Collect(fatal=fanout.DependencyFailed))
+    assert excinfo.value.indices == ("a", "b")
+    assert excinfo.value.results == {"c": "done"}
+
+
+def test_a_single_fatal_class_is_the_same_as_a_tuple_of_it():
+    assert fanout.Collect(fatal=Boom) == fanout.Collect(fatal=(Boom,))
+    assert hash(fanout.Collect(fatal=Boom)) == hash(fanout.Collect(fatal=(Boom,)))
+    assert fanout.Collect(fatal=Boom).fatal == (Boom,)
+    assert fanout.Collect().fatal == ()
+    assert fanout.Collect(2, Boom) == fanout.Collect(max_failures=2, fatal=Boom)
+    assert pickle.loads(pickle.dumps(fanout.Collect(fatal=Boom))) == fanout.Collect(fatal=Boom)
+
+
+@pytest.mark.parametrize(
+    ("fatal", "got"),
+    [
+        (None, "None"),
+        ([Boom], "a list"),
+        ("Boom", "a str"),
+        (Boom(), "a Boom"),
+        (KeyboardInterrupt, "the class KeyboardInterrupt"),
+        (trio.Cancelled, "the class Cancelled"),
+        (BaseExceptionGroup, "the class BaseExceptionGroup"),
+        (ExceptionGroup[Boom], "a GenericAlias"),
+        ((Boom, (OSError,)), "a tuple in a tuple"),
+        ((Boom, None), "None in a tuple"),
+        ((int,), "the class int in a tuple"),
+        (lambda exc: True, "a function"),
+    ],
+)
+def test_fatal_takes_classes_of_exceptions(fatal, got):
+    with pytest.raises(TypeError) as excinfo:
+        fanout.Collect(fatal=fatal)
+    assert str(excinfo.value) == f"fatal must be a subclass of Exception or a tuple of them, got {got}"
+
+
+async def test_the_class_of_a_failure_is_not_asked_whether_it_is_fatal():
+    class Pretends(Exception):
+        __class__ = WrongKey
+
+    class Denies(type):
+        def __instancecheck__(cls, instance):
+            return False
+
+        __subclasscheck__ = __instancecheck__
+
+    class Denied(Exception, metaclass=Denies):
+        pass
+
+    async def fn(x):
+        raise (Pretends, Denied, Boom)[x]
+
+    with pytest.raises(fanout.FanOutError) as excinfo:
+        await fanout.map(fn, range(3), limit=1, policy=fanout.Collect(fatal=(WrongKey, Denied)))
+    assert excinfo.value.indices == (0, 1)
+
+
 # Settle
 
 

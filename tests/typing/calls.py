@@ -86,6 +86,12 @@ async def policies_are_instances(words: list[str]) -> None:
     await fanout.do(length, words, policy=fanout.Settle())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await fanout.do(length, words, policy=fanout.FirstSuccess())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     fanout.Collect(max_failures="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fanout.Collect(fatal=OSError)
+    fanout.Collect(fatal=(OSError, ExceptionGroup))
+    fanout.Collect(fatal=OSError())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fanout.Collect(fatal=[OSError])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fanout.Collect(fatal=KeyboardInterrupt)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(fanout.Collect(fatal=OSError).fatal, tuple[type[Exception], ...])
 
 
 def policies_are_frozen(policy: fanout.Collect) -> None:

@@ -1,4 +1,12 @@
-"""Chaining exceptions, and looking into groups of them."""
+"""Chaining exceptions, and looking into groups of them.
+
+**Why frames here forget exceptions.** An exception has its traceback, and with it each frame that it passed through. A
+frame that still has the exception in a variable when the function ends, because the function raised it or was left by
+it, makes a cycle: the exception, and all that these frames know of the run, would stay until the garbage collector
+comes. This also holds for frames that only a `Cancelled` passes through: each task has one of its own, and an item's
+failure may have it as its context. So functions that handle an exception, and may be left by one, say ``del exc`` in a
+`finally`. The tests of cycles (`no_cycles`) are what notices where it is missing.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +15,8 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from typing_extensions import TypeIs
 
 
@@ -15,22 +25,34 @@ def is_group(exc: BaseException | None) -> TypeIs[BaseExceptionGroup[BaseExcepti
     return isinstance(exc, BaseExceptionGroup)
 
 
+def parts_of(exc: BaseException) -> Iterator[BaseException]:
+    """`exc` and, if it is a group, all that is in it at any depth, groups included; each object once."""
+    # Not by `subgroup`, which the class of a group may have replaced.
+    todo, seen = [exc], {id(exc)}
+    while todo:
+        exc = todo.pop()
+        yield exc
+        for member in exc.exceptions if is_group(exc) else ():
+            if id(member) not in seen:
+                seen.add(id(member))
+                todo.append(member)
+
+
 def is_cancelled(exc: BaseException) -> bool:
     """Whether `exc` is a cancellation and nothing else."""
     # By its type, as `Cancelled` is final: `isinstance` takes ten times as long, because of its metaclass.
     if is_group(exc):
-        return all(map(is_cancelled, exc.exceptions))
+        return all(is_group(part) or type(part) is trio.Cancelled for part in parts_of(exc))
     return type(exc) is trio.Cancelled
 
 
 def holds_cancelled(exc: BaseException) -> bool:
     """Whether `exc` is a cancellation, or a group with one in it."""
-    # Not by `subgroup`, which the class of a group may have written anew.
-    return any(map(holds_cancelled, exc.exceptions)) if is_group(exc) else type(exc) is trio.Cancelled
+    return any(type(part) is trio.Cancelled for part in parts_of(exc)) if is_group(exc) else type(exc) is trio.Cancelled
 
 
 def split_cancelled(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """The part of `exc` that is a cancellation, and the rest of it; either may be None."""
+    """The part of `exc` that is a cancellation, and the rest; either may be None."""
     if type(exc) is trio.Cancelled:
         return exc, None
     if not is_group(exc):
@@ -53,25 +75,34 @@ def _plain(exc: BaseExceptionGroup[BaseException]) -> BaseExceptionGroup[BaseExc
 
 
 def first_leaf(exc: BaseException) -> BaseException:
-    """The first exception of a group, at any depth, that is no group; of a single exception, itself."""
+    """The first exception of a group, at any depth, that is not a group; a single exception is its own first."""
     while is_group(exc):
         exc = exc.exceptions[0]
     return exc
 
 
 def raise_unchanged(exc: BaseException) -> NoReturn:
-    """Raise `exc` with the `__context__` it has, where a plain `raise` puts what the caller is handling."""
+    """Raise `exc` with the `__context__` it has; a plain `raise` would replace it by what the caller is handling."""
     context = exc.__context__
     try:
         raise exc
     finally:
         set_context(exc, context)
-        del exc, context  # or this frame, in the traceback, would make a cycle
+        del exc, context  # see above
 
 
 def set_context(exc: BaseException, context: BaseException | None) -> None:
-    """Set `exc.__context__`, also where the class of `exc` forbids to set attributes (a frozen one)."""
+    """Set `exc.__context__`, even if the class of `exc` forbids setting attributes (a frozen one)."""
     BaseException.__setattr__(exc, "__context__", context)
+
+
+def set_links(
+    exc: BaseException, cause: BaseException | None, context: BaseException | None, *, suppress: bool
+) -> None:
+    """Set all that links `exc` to what it came out of; see `set_context`."""
+    BaseException.__setattr__(exc, "__cause__", cause)
+    set_context(exc, context)
+    BaseException.__setattr__(exc, "__suppress_context__", suppress)
 
 
 def chain_of(exc: BaseException) -> list[BaseException]:
@@ -102,14 +133,19 @@ def _cut(exc: BaseException, links: list[BaseException]) -> None:
 
     A task that is cancelled while an exception is handled gets a Cancelled with that exception as its context.
     """
-    todo, seen = [exc], set(map(id, links))
+    targets = set(map(id, links))
+    todo, seen = [exc], set(targets)
     while todo:
         exc = todo.pop()
         if id(exc) in seen:
             continue
         seen.add(id(exc))
-        if any(exc.__context__ is link for link in links):
+        if id(exc.__context__) in targets:
             set_context(exc, None)
-        todo += [link for link in (exc.__context__, exc.__cause__) if link is not None]
-        if is_group(exc):
-            todo += exc.exceptions
+        todo += leads_to(exc)
+
+
+def leads_to(exc: BaseException) -> list[BaseException]:
+    """What a traceback of `exc` may print besides: its context, its cause, and the members of a group."""
+    links = [link for link in (exc.__context__, exc.__cause__) if link is not None]
+    return [*links, *exc.exceptions] if is_group(exc) else links

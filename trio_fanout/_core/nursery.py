@@ -34,18 +34,18 @@ def _reserve(frames: int) -> None:
 
 @protected()
 class SingleExceptionNursery:
-    """A nursery whose `close` returns the one exception to be raised for all that its block and its tasks raised.
+    """A nursery whose `close` returns the one exception to raise for everything that its block and its tasks raised.
 
-    Only cancellations go through Trio's nursery. All else is kept here: Trio would wrap it, split groups, and ask for
-    its `repr`, which may raise.
+    Only cancellations go through Trio's nursery. Everything else is kept here: Trio would wrap it, split groups, and
+    ask for its `repr`, which may raise.
 
     Of several exceptions, `close` returns one, in this order: one that is not an `Exception` (`KeyboardInterrupt`,
-    `SystemExit`), what the block raised, what a task raised, a `Cancelled`. The others, except `Cancelled`, are chained
-    to it.
+    `SystemExit`), one that the block raised, one that a task raised, a `Cancelled`. The others, except `Cancelled`, are
+    chained to it.
 
     A *foreign* `Cancelled` is one that no scope around its task has caused: an item or a source raised again what it
-    got elsewhere. Trio's nursery would take it for its own, cancel itself and swallow it, and what is done by then
-    would look complete.
+    got elsewhere. Trio's nursery would take it for its own, cancel itself and swallow it, and whatever had been done by
+    then would look complete.
     """
 
     __slots__ = ("_foreign", "_manager", "_raised", "cancel_scope", "start_soon", "trio_adds_an_error")
@@ -55,7 +55,7 @@ class SingleExceptionNursery:
     def __init__(self) -> None:
         # Strict by name: the caller's `trio.run(..., strict_exception_groups=False)` must not change what we see.
         self._manager = trio.open_nursery(strict_exception_groups=True)
-        self._raised: list[BaseException] = []  # by the block and by tasks, but for cancellations
+        self._raised: list[BaseException] = []  # by the block and by tasks, except cancellations
         self._foreign: BaseException | None = None  # the last foreign `Cancelled`
         self.cancel_scope: trio.CancelScope | None = None  # None until the nursery is open
         # Whether a task has left a nursery of its own open. Trio then raises a RuntimeError about corrupted stacks, and
@@ -78,7 +78,7 @@ class SingleExceptionNursery:
     def keep(self, exc: BaseException, reason: str) -> bool:
         """Keep what a task or the block has raised, and cancel the rest.
 
-        False for a cancellation and nothing else, which has to be raised into Trio's nursery; that cancels the rest.
+        False for a pure cancellation, which has to be raised into Trio's nursery; that cancels the rest.
         """
         _, rest = split_cancelled(exc)
         if rest is not None:
@@ -86,20 +86,20 @@ class SingleExceptionNursery:
         elif trio.current_effective_deadline() != -math.inf:  # before the scope is cancelled, or that would hide it
             self._foreign = exc
         kept = rest is not None
-        del exc, rest  # this frame is in the traceback of each Cancelled that comes of it, which may be part of a chain
+        del exc, rest  # before others are cancelled: this frame is in their tracebacks; see `exceptions`
         if kept:
             self.cancel(reason)
         return kept
 
     async def close(self, exc: BaseException | None) -> BaseException | None:
-        """Wait until all tasks have ended. Returns what is to be raised, or None. `exc` is what the block raised."""
+        """Wait until all tasks have ended. Returns what to raise, or None; `exc` is what the block has raised."""
         members: Sequence[BaseException] = ()
         if exc is not None and self.keep(exc, f"the block raised {type(exc).__name__}"):
             self._raised.insert(0, self._raised.pop())  # before those of tasks
             exc = None
         if exc is not None:
-            # Trio would do so too, but from a frame that holds all exceptions, which each task's Cancelled then holds
-            # by its traceback: a cycle.
+            # Trio would do so too, but from a frame that holds all exceptions. Each task's Cancelled then holds that
+            # frame by its traceback: a cycle.
             self.cancel("the block was cancelled")
         try:
             if exc is None:
@@ -114,14 +114,13 @@ class SingleExceptionNursery:
         try:
             return self._choose(members, exc)
         finally:
-            # What is raised has this run in its traceback: it must not be found from here. And this frame is in the
-            # traceback of each Cancelled, which may be part of a chain.
+            # What is raised has this run in its traceback, so it must not be reachable from here; see `exceptions`.
             self._raised = []
             self._foreign = None
             del exc, members
 
     def _choose(self, members: Sequence[BaseException], block: BaseException | None) -> BaseException | None:
-        """The exception to be raised; `members` came through Trio's nursery, `block` is a cancellation of the block."""
+        """The exception to raise; `members` came through Trio's nursery, `block` is a cancellation of the block."""
         if not members and not self._raised:
             return self._foreign
         if self.trio_adds_an_error:
@@ -149,11 +148,11 @@ def most_important(raised: Sequence[BaseException | None]) -> BaseException | No
 
 
 def raise_or_return(exc: BaseException | None, block: BaseException | None) -> bool:
-    """Raise `exc` from an `__aexit__`, or return what that is to return; `block` is what the block has raised."""
+    """Raise `exc` from an `__aexit__`, or give its return value; `block` is what the block has raised."""
     try:
         if exc is None or exc is block:
             # Not to raise the block's own exception again keeps this frame out of its traceback.
             return exc is None
         raise_unchanged(exc)
     finally:
-        del exc, block  # a frame in an exception's traceback must not hold the exception in turn
+        del exc, block  # see `exceptions`
