@@ -164,7 +164,7 @@ class Handle(Generic[R_co], metaclass=NoPublicConstructor):
         try:
             raise_unchanged(outcome.error)
         finally:
-            del self, outcome  # this frame is in the traceback of the error
+            del self, outcome  # see `exceptions`
 
     async def wait(self) -> None:
         """Wait until the job is done, however it ended. It raises nothing on account of the job.
@@ -432,4 +432,4 @@ class _OpenGroup(OpensOnce):
             return await self._run.__aexit__(etype, exc, tb)
         finally:
             self._jobs.end()
-            del exc, tb  # this frame is in the traceback of each Cancelled, which may be part of a chain
+            del exc, tb  # see `exceptions`

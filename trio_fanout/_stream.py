@@ -445,4 +445,4 @@ class _Stream(OpensOnce, Generic[T, R]):
         try:
             return raise_or_return(self._results.conclude_block(await self._nursery.close(exc)), exc)
         finally:
-            del exc, tb  # this frame is in the traceback of each Cancelled, which may be part of a chain
+            del exc, tb  # see `exceptions`

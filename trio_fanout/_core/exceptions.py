@@ -61,10 +61,17 @@ def split_cancelled(exc: BaseException) -> tuple[BaseException | None, BaseExcep
         return exc, None
     if not holds_cancelled(exc):
         return None, exc  # itself, as callers compare by identity
+    return split_group(exc, trio.Cancelled)
+
+
+def split_group(
+    exc: BaseExceptionGroup[BaseException], kind: type[BaseException]
+) -> tuple[BaseException | None, BaseException | None]:
+    """The part of a group that is of this kind, and the rest; either may be None."""
     try:
-        return BaseExceptionGroup.split(exc, trio.Cancelled)
+        return BaseExceptionGroup.split(exc, kind)
     except Exception:  # noqa: BLE001  # its class, or that of a group in it, has a `derive` that fails
-        return _plain(exc).split(trio.Cancelled)
+        return _plain(exc).split(kind)
 
 
 def _plain(exc: BaseExceptionGroup[BaseException]) -> BaseExceptionGroup[BaseException]:

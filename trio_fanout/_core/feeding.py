@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from .exceptions import raise_unchanged
+from .exceptions import raise_unchanged, split_group
 from .sources import FedQueue
 
 if TYPE_CHECKING:
@@ -57,6 +57,6 @@ async def _close(generator: AsyncGenerator[Any, Any]) -> None:
     except BaseExceptionGroup as group:
         # A nursery in the generator wraps the GeneratorExit by which `aclose` closes it. Then Python does not know it
         # again, and raises it.
-        _, rest = BaseExceptionGroup.split(group, GeneratorExit)
+        _, rest = split_group(group, GeneratorExit)
         if rest is not None:
             raise_unchanged(rest)
