@@ -1,6 +1,20 @@
 """The command line, `trio-fanout`: `map`, `do` and `fan-out`, for programs.
 
 It uses the library as any application would, and the library knows nothing of it.
+
+=================  =====================================================================================
+`_options`         what the user asked for: the parser, its help, and what is wrong use
+`_words`           the words of a program, where in them items go, and where they must not go
+`_items`, `_json`  items, one by one, out of lines, NUL-separated text, or JSON
+`_log`             the log, and what it says has been done
+`_programs`        starting a program, reading what it prints, ending it
+`_system`          process groups, orphans, and how many CPUs there are
+`_results`         what came of a program, and what it printed
+`_output`          printing results, messages and progress
+`_end`             how a run ends, and why: the exit code, the last words, what happens to what runs
+`_run`             one run, from the options to the exit code
+`_stdio`           files of any kind, errors, messages
+=================  =====================================================================================
 """
 
 from __future__ import annotations
@@ -9,7 +23,7 @@ import os
 import signal
 import sys
 
-from .._startup import INTERRUPTED
+from ._options import parse
 from ._stdio import say
 
 
@@ -22,22 +36,20 @@ def main(argv: list[str] | None = None) -> int:
     if sys.platform == "win32":  # pragma: no cover
         say("this needs process groups and signals, which Windows does not have")
         return 2
-    from ._parser import parse  # noqa: PLC0415
-
     try:
         options = parse(argv)
     except SystemExit as exit_:  # argparse has said what is wrong, or helped
         return int(exit_.code or 0)
     _have_standard_files()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some parents leave it, it would hide exit codes
-    import trio  # noqa: PLC0415
+    import trio  # noqa: PLC0415  # both of them need POSIX
 
-    from ._commands import run  # noqa: PLC0415
+    from ._run import run  # noqa: PLC0415
 
     try:
         return trio.run(run, options)
     except KeyboardInterrupt:  # before the signal could be received in another way
-        return INTERRUPTED
+        return 128 + signal.SIGINT
 
 
 def _have_standard_files() -> None:

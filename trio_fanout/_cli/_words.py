@@ -1,0 +1,179 @@
+"""The words of a program: where in them its items go, and how many of these fit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import trio
+
+from ._shells import is_for_a_shell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._items import Item, Items, Job
+
+Words: TypeAlias = list[str]
+
+ARGUMENTS: Final = 1 << 17
+"""Bytes of arguments that a batch has at most, whatever the system allows: more would gain nothing."""
+
+_PLACE: Final = re.compile(rb"(\{\{#?\}\}|\{#?\})")
+
+
+class Commands:
+    """The programs of `fan-out`: a command line is the item, and its words are the program.
+
+    Attributes:
+        items: the command lines.
+        all: the words of each program, as records have them.
+        are_one: whether each job runs the same program.
+    """
+
+    def __init__(self, commands: Sequence[str]) -> None:
+        self.items: Final = [as_text(command) for command in commands]
+        self._words = [shlex.split(command) for command in commands]
+        self.all: Final = [[as_text(word) for word in words] for words in self._words]
+        self.are_one: Final = False
+
+    def program(self, job: Job) -> Words:
+        """The words of the program, as a record has them."""
+        return self.all[job[0].index]
+
+    def words(self, job: Job) -> list[bytes]:
+        """The words of the program."""
+        return [os.fsencode(word) for word in self._words[job[0].index]]
+
+
+class Template:
+    """The words of `map` and `do`: ``{}`` becomes the item, ``{#}`` its index, ``{{}}`` a plain ``{}``.
+
+    A word with ``{}`` in it is there once for each item; with no such word, the items come last.
+
+    Args:
+        words: as they were given.
+
+    Attributes:
+        all, are_one: as for `Commands`.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.all: Final = [[as_text(word) for word in words]]
+        self._words = [_Word(os.fsencode(word)) for word in words]
+        # What was meant for a shell is none, whatever its items are.
+        self.are_one: Final = not self._words[0].takes_item or is_for_a_shell(words[0])
+        if not any(word.takes_item for word in self._words):
+            self._words.append(_Word(b"{}"))
+        takes_item = [word for word in self._words if word.takes_item]
+        self._places = sum(word.places for word in takes_item)
+        self._size_beside_item = sum(word.size() for word in takes_item)
+
+    def program(self, job: Job) -> Words:
+        """The words of the program, with places for items, as a record has them."""
+        return self.all[0]
+
+    def words(self, job: Job) -> list[bytes]:
+        """The program and its arguments for a job.
+
+        Raises:
+            UnicodeEncodeError: an item has a lone surrogate, from JSON, which is not a byte.
+        """
+        words: list[bytes] = []
+        for word in self._words:
+            words += [word.filled(item) for item in (job if word.takes_item else job[:1])]
+        return words
+
+    def fixed_size(self) -> int:
+        """Bytes that the words take, apart from those that hold items, when the program is started."""
+        return sum(word.size() for word in self._words if not word.takes_item)
+
+    def size_of(self, item: Item) -> int:
+        """Bytes that the words take that hold an item."""
+        # Starting the program will find a lone surrogate.
+        return self._size_beside_item + self._places * len(item.text.encode("utf-8", "surrogatepass"))
+
+
+Programs: TypeAlias = Commands | Template
+"""What is started for each job."""
+
+
+class _Word:
+    """A word in parts, of which every other one, if there are several, is ``{}`` or the like."""
+
+    def __init__(self, word: bytes) -> None:
+        self._parts = _PLACE.split(word)
+        self.places: Final = self._parts.count(b"{}")
+        self.takes_item: Final = self.places > 0
+
+    def size(self) -> int:
+        """Bytes that it takes apart from items: with a zero at its end, a pointer to it, and all digits of an index."""
+        return len(b"".join(self._parts)) + 9 + 20 * self._parts.count(b"{#}")
+
+    def filled(self, item: Item) -> bytes:
+        """The word with an item in its place."""
+        if len(self._parts) == 1:
+            return self._parts[0]
+        text = item.text.encode("utf-8", "surrogateescape")
+        if self._parts == _JUST_ITEM:
+            return text
+        # In one go, as an item may hold braces, too.
+        values = {b"{}": text, b"{#}": b"%d" % item.index, b"{{}}": b"{}", b"{{#}}": b"{#}"}
+        parts = list(self._parts)
+        parts[1::2] = [values[place] for place in parts[1::2]]
+        return b"".join(parts)
+
+
+_JUST_ITEM: Final = [b"", b"{}", b""]
+
+
+class Batches:
+    """The items a few at a time, as an async iterator.
+
+    Args:
+        items: where they come from.
+        template: what they are put into.
+        most: how many there are in each; fewer at the end, or where the system takes no more arguments.
+    """
+
+    def __init__(self, items: Items, template: Template, most: int) -> None:
+        self._items = items
+        self._template = template
+        self._most = most
+        self._room = room_for_arguments() - template.fixed_size()
+        self._left: Item | None = None  # one that the last batch had no room for
+
+    def __aiter__(self) -> Batches:
+        return self
+
+    async def __anext__(self) -> Job:
+        await trio.lowlevel.checkpoint()  # items that are ready take none
+        first = await self._items.next() if self._left is None else self._left
+        self._left = None
+        batch = [first]
+        room = self._room - self._template.size_of(first)
+        while len(batch) < self._most:
+            try:
+                item = await self._items.next()
+            except StopAsyncIteration:
+                break
+            room -= self._template.size_of(item)
+            if room < 0:
+                self._left = item
+                break
+            batch.append(item)
+        return tuple(batch)
+
+
+def room_for_arguments() -> int:
+    """How many bytes of arguments a program can be started with."""
+    environment = sum(len(name) + len(value) + 10 for name, value in os.environb.items())
+    # POSIX asks to leave 2048 bytes to the program, which may change its environment.
+    return min(ARGUMENTS, os.sysconf("SC_ARG_MAX") - environment - 2048)
+
+
+def as_text(argument: str) -> str:
+    """An argument of ours as items are written, whatever the locale has made of it."""
+    return os.fsencode(argument).decode("utf-8", "surrogateescape")
