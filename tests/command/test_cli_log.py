@@ -13,8 +13,7 @@ from collections import Counter
 import pytest
 
 from cli_helpers import COMMAND, PATIENCE, Cli, Ran, run, started, wait_for, wait_until_it_handles
-from trio_fanout._cli._history import History
-from trio_fanout._cli._log import Log
+from trio_fanout._cli._log import History, Log
 from trio_fanout._cli._stdio import UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")

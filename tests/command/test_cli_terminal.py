@@ -26,7 +26,7 @@ WITHOUT_RICH = [
 IMPATIENT = [
     sys.executable,
     "-c",
-    "from trio_fanout._cli import _shutdown, main; _shutdown.KILL_AFTER = -0.9; import sys; sys.exit(main())",
+    "from trio_fanout._cli import _end, main; _end.KILL_AFTER = -0.9; import sys; sys.exit(main())",
 ]
 
 

@@ -2,19 +2,9 @@
 
 It uses the library as any application would, and the library knows nothing of it.
 
-=================  =====================================================================================
-`_options`         what the user asked for: the parser, its help, and what is wrong use
-`_words`           the words of a program, where in them items go, and where they must not go
-`_items`, `_json`  items, one by one, out of lines, NUL-separated text, or JSON
-`_log`             the log, and what it says has been done
-`_programs`        starting a program, reading what it prints, ending it
-`_system`          process groups, orphans, and how many CPUs there are
-`_results`         what came of a program, and what it printed
-`_output`          printing results, messages and progress
-`_end`             how a run ends, and why: the exit code, the last words, what happens to what runs
-`_run`             one run, from the options to the exit code
-`_stdio`           files of any kind, errors, messages
-=================  =====================================================================================
+`_options` is what the user asked for, `_run` does it, and `_end` knows how it ends. Each of the others has one part of
+it: the items (`_items`, `_json`), the words of a program (`_words`), the program (`_programs`, `_system`), what came of
+it (`_results`), where that is printed (`_output`) and kept (`_log`), and files of all kinds (`_stdio`).
 """
 
 from __future__ import annotations

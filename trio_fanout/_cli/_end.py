@@ -7,7 +7,6 @@ are two steps: start nothing more, and end what runs.
 
 from __future__ import annotations
 
-import enum
 import math
 import os
 import signal
@@ -34,14 +33,8 @@ if TYPE_CHECKING:
     from ._programs import Program
     from ._stdio import FatalError
 
-SUCCESS, FAILURE, WRONG_USE = 0, 1, 2
-"""The exit codes, besides 128 and the number of a signal."""
-
-LOOK_AT_CHILDREN: Final = 0.5
-"""Seconds between two looks for programs that have been stopped, and for orphans."""
-
-MOMENT: Final = 1.0
-"""Seconds that the reader of results has when somebody who asked twice waits for nothing else."""
+LOOK_AT_CHILDREN: Final = 0.5  # seconds between two looks for programs that have been stopped, and for orphans
+MOMENT: Final = 1.0  # seconds that the reader of results has when somebody who asked twice waits for nothing else
 
 REPORT: Final = [getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(signal, name)]
 """The signals that ask what is running."""
@@ -50,28 +43,20 @@ TERMINATE: Final = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 """The signals that end running programs, as a second SIGINT does."""
 
 
-class Cause(enum.Enum):
-    """Why a program that has not ended by itself is ended."""
-
-    TIMEOUT = enum.auto()
-    SHUTDOWN = enum.auto()  # with all others
-    TERMINAL = enum.auto()  # it wants to use the terminal, which stops it
-
-
 @attrs.define(eq=False)
 class Running:
     """A program that is running."""
 
     job: Job
     program: Program
-    scope: trio.CancelScope
-    began: float = attrs.field(factory=trio.current_time)
-    cause: Cause = Cause.TIMEOUT
+    scope: trio.CancelScope  # cancelled to end it, or at its deadline
+    began: float
+    error: str | None  # why it has failed if it has been ended; None if it is ended with all others
 
-    def end(self, cause: Cause) -> None:
+    def end(self, error: str | None) -> None:
         """End it, if it is not being ended already."""
         if not self.scope.cancel_called:
-            self.cause = cause
+            self.error = error
             self.scope.cancel()
 
 
@@ -101,21 +86,13 @@ class Deadline:
 
 @attrs.define
 class Tally:
-    """How far things are, counted in items.
-
-    Attributes:
-        finished: how many have finished.
-        failed: how many of these have failed.
-        failures: how many programs have failed for them; fewer where one runs for several items.
-        first_failure: of those, the one with the lowest index, and what went wrong.
-        items: knows how many there are; None until the input has been opened.
-    """
+    """How far things are, counted in items."""
 
     finished: int = 0
-    failed: int = 0
-    failures: int = 0
-    first_failure: tuple[Job, str] | None = None
-    items: Items | None = None
+    failed: int = 0  # of those that have finished
+    failures: int = 0  # the programs that have failed for them: fewer where one runs for several items
+    first_failure: tuple[Job, str] | None = None  # the one with the lowest index, and what went wrong
+    items: Items | None = None  # until the input has been opened
     began: float = attrs.field(factory=time.monotonic)
 
     def total(self) -> int | None:
@@ -149,25 +126,19 @@ class End:
     def __init__(self, options: Options, output: Output) -> None:
         self.tally: Final = Tally()
         self.running: Final[set[Running]] = set()
-        self.started = False
-        """Whether any program has been started."""
-        self.stopped = False
-        """Whether nothing more is started."""
-        self.starting: Final = Deadline()
-        """Around whatever waits to start something."""
-        self.printing: Final = Deadline()
-        """Around whatever prints results and messages: their reader may stand still."""
-        self.terminated: Final = trio.Event()
-        """A signal has ended what was running."""
-        self.signal: int | None = None
-        """The first signal that asked for the end."""
+        self.started = False  # any program
+        self.stopped = False  # nothing more is started
+        self.terminated: Final = trio.Event()  # a signal has ended what was running
+        self.signal: int | None = None  # the first one that asked for the end
+        self.reader_has_gone = False  # that of the results: it has seen enough
+        self.starting: Final = Deadline()  # for whatever waits to start something
+        self.printing: Final = Deadline()  # for whatever prints results and messages: their reader may stand still
         self._output = output
         self._most: Final = options.max_failures
         self._prints: Final = options.output != "none"
         self.tells_each: Final = options.output != "json" and options.max_failures > 1
         """Whether each failure is worth a message: nothing else would show which items failed."""
         self._error: UsageError | FatalError | None = None
-        self._reader_has_gone = False
         self._failed_fast = False
         self._in_a_hurry = False
         self._results: fanout.ResultChannel[Any, Any] | None = None
@@ -175,13 +146,7 @@ class End:
     # The notes
 
     def finish(self, job: Job, error: str | None, *, hopeless: bool) -> None:
-        """A program has finished.
-
-        Args:
-            job: what it was started for.
-            error: why it failed; None if it succeeded.
-            hopeless: whether all others would fail as well.
-        """
+        """A program has finished, and failed if there is an error; where it is hopeless, all others would fail, too."""
         self.tally.finish(job, error)
         if error is not None:
             self._failed_fast |= self.tally.failures >= self._most and not hopeless
@@ -198,10 +163,6 @@ class End:
         """Going on is not possible, or not wanted: there is no room for results, say."""
         self._stop()
         self.wrong(error)
-
-    def lose_reader(self) -> None:
-        """The reader of the results has seen enough."""
-        self._reader_has_gone = True
 
     def note_signal(self, number: int) -> None:
         """A signal asks for the end: the first SIGINT to start nothing more, any other to end what is running."""
@@ -234,7 +195,7 @@ class End:
         """Start nothing more, and end what is running."""
         self._stop()
         for running in self.running:
-            running.end(Cause.SHUTDOWN)
+            running.end(None)
 
     def _hurry(self) -> None:
         # Who has asked twice waits for programs, and for no reader.
@@ -264,12 +225,12 @@ class End:
         if self.signal is not None:
             return 128 + self.signal
         if isinstance(self._error, UsageError):
-            return WRONG_USE
-        return FAILURE if self.tally.failed or self._error is not None or self._reader_has_gone else SUCCESS
+            return 2
+        return 1 if self.tally.failed or self._error is not None or self.reader_has_gone else 0
 
     async def say_last_words(self) -> None:
         """Say what was skipped, what failed, what went wrong, and what was not run."""
-        if self._reader_has_gone and self.signal is None:
+        if self.reader_has_gone and self.signal is None:
             return
         items = self.tally.items
         early = items is not None and await self._is_early(items)
@@ -366,4 +327,4 @@ class End:
                 if number in (signal.SIGTTIN, signal.SIGTTOU):
                     for running in self.running:
                         if running.program.pid == pid:
-                            running.end(Cause.TERMINAL)
+                            running.end("it wants to use the terminal, which stops it")

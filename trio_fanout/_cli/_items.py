@@ -12,7 +12,6 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-import attrs
 import trio
 
 from ._stdio import FatalError, UsageError, in_thread, is_ready, read_piece, shown
@@ -22,11 +21,8 @@ if TYPE_CHECKING:
 
     from ._log import History
 
-COUNTING: Final = 1.0
-"""Seconds that finding out how many items are left may hold up what is said of them."""
-
-_COUNTED: Final = 1 << 20
-"""Bytes read at once to count items."""
+COUNTING: Final = 1.0  # seconds that finding out how many items are left may hold up what is said of them
+COUNTED: Final = 1 << 20  # bytes read at once to count items
 
 
 class Item(NamedTuple):
@@ -75,19 +71,12 @@ def _decoded(parts: list[bytes]) -> str:
     return b"".join(parts).decode("utf-8", "surrogateescape")
 
 
-@attrs.frozen
-class Input:
-    """A file with items.
-
-    Attributes:
-        fd: the file, which is read from where it stands.
-        name: what to call it in messages.
-        splitter: makes what finds the items in it.
-    """
+class Input(NamedTuple):
+    """A file with items, which is read from where it stands."""
 
     fd: int
-    name: str
-    splitter: Callable[[], Splitter]
+    name: str  # in messages
+    splitter: Callable[[], Splitter]  # makes what finds the items in it
 
 
 class Items:
@@ -188,7 +177,7 @@ class Items:
         history = None if self._history is None else self._history.anew()
         count, piece = 0, b"begun"
         while piece:
-            piece = os.pread(source.fd, _COUNTED, position)  # the position of the reader stays where it is
+            piece = os.pread(source.fd, COUNTED, position)  # the position of the reader stays where it is
             position += len(piece)
             texts = splitter.feed(piece)
             count += sum(1 for text in texts if history is None or not history.meet(text)[1])

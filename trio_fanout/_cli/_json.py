@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BYTE_ORDER_MARK: Final = (
-    "it begins with a byte order mark, which JSON does not have: `iconv` or `tail -c +4` takes it off"
+    "it begins with a byte order mark, which JSON does not have; `tail -c +4` removes that of UTF-8"
 )
 MORE: Final = "there is more after the end of the array"
 LINES_OF_ARRAYS: Final = f"{MORE}; if these are JSON Lines of arrays, `jq -s .` makes one array of them"
@@ -41,16 +41,19 @@ class Json:
         if self._array is None and self._lines is None:
             piece = self._begun = self._begun + piece
             self._choose(piece)
-        if self._array is not None:
-            if piece:
+        try:
+            if self._array is not None:
                 self._array.append(piece)
-            else:
-                yield from _elements(b"".join(self._array).decode("utf-8", "surrogateescape"))
-        elif self._lines is not None:
-            for line in self._lines.feed(piece):
-                self._number += 1
-                if text := line.strip(_BLANKS):
-                    yield _value(text, self._number)
+                if not piece:
+                    yield from _elements(b"".join(self._array).decode("utf-8", "surrogateescape"))
+            elif self._lines is not None:
+                for line in self._lines.feed(piece):
+                    self._number += 1
+                    if text := line.strip(_BLANKS):
+                        yield _value(text)
+        except json.JSONDecodeError as exc:
+            msg = f"line {self._number or exc.lineno}: {exc.msg}"
+            raise ValueError(msg) from None
 
     def _choose(self, beginning: bytes) -> None:
         if beginning.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -62,14 +65,12 @@ class Json:
             self._lines = Lines()
 
 
-def _value(text: str, line: int) -> str:
+def _value(text: str) -> str:
     """The item that a line holds."""
-    try:
-        end = _end_of_value(text, 0)
-    except ValueError as exc:
-        _raise_at(line, exc)
+    end = _end_of_value(text, 0)
     if end != len(text):
-        _raise_at(line, f"a second value in one line: {text[end:].lstrip(_BLANKS)[:20]!r}")
+        msg = f"a second value in one line: {text[end:].lstrip(_BLANKS)[:20]!r}"
+        raise json.JSONDecodeError(msg, text, end)
     return _as_argument(text)
 
 
@@ -79,22 +80,17 @@ def _elements(text: str) -> list[str]:
     at = _after_blanks(text, text.index("[") + 1)
     more = text[at : at + 1] != "]"
     while more:
-        try:
-            end = _end_of_value(text, at)
-        except json.JSONDecodeError as exc:
-            _raise_at(exc.lineno, exc)
-        except ValueError as exc:
-            _raise_at(text.count("\n", 0, at) + 1, exc)
+        end = _end_of_value(text, at)
         elements.append(_as_argument(text[at:end]))
         at = _after_blanks(text, end)
-        if text[at : at + 1] not in (",", "]"):
-            got = f"expected , or ], got {text[at]!r}" if at < len(text) else "the array is not closed"
-            _raise_at(text.count("\n", 0, at) + 1, got)
+        if text[at : at + 1] not in (",", "]"):  # or there is nothing more
+            msg = f"expected , or ], got {text[at]!r}" if at < len(text) else "the array is not closed"
+            raise json.JSONDecodeError(msg, text, at)
         more = text[at] == ","
         at = _after_blanks(text, at + more)
     at = _after_blanks(text, at + 1)
     if at < len(text):
-        _raise_at(text.count("\n", 0, at) + 1, LINES_OF_ARRAYS if text[at] == "[" else MORE)
+        raise json.JSONDecodeError(LINES_OF_ARRAYS if text[at] == "[" else MORE, text, at)
     return elements
 
 
@@ -120,9 +116,11 @@ def _end_of_value(text: str, start: int) -> int:
     """Where the JSON value ends that begins at `start`."""
     try:
         return _JSON.raw_decode(text, start)[1]
-    except RecursionError:
-        msg = "nested too deeply"
-        raise ValueError(msg) from None
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as exc:
+        msg = str(exc) if isinstance(exc, ValueError) else "nested too deeply"
+        raise json.JSONDecodeError(msg, text, start) from None
 
 
 def _as_argument(value: str) -> str:
@@ -138,9 +136,3 @@ def _compact(found: re.Match[str]) -> str:
     if part[0] != '"':
         return ""
     return encode_basestring(json.loads(part)) if "\\" in part else part
-
-
-def _raise_at(line: int, error: ValueError | str) -> NoReturn:
-    what = error.msg if isinstance(error, json.JSONDecodeError) else error
-    msg = f"line {line}: {what}"
-    raise ValueError(msg) from None

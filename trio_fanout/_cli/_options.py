@@ -8,13 +8,13 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from ._shells import WITH_A_SHELL, script_with_item
 from ._stdio import shown
 from ._system import usable_cpus
+from ._words import WITH_A_SHELL, script_with_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,43 +22,24 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Options:
-    """What the user asked for.
-
-    Attributes:
-        command: which of the three.
-        program: the words of the program; for `fan-out`, its command lines.
-        items: the file with the items; None for standard input.
-        format: what items look like there.
-        batch: how many items a program gets, at most; None for one, which is then not in a list.
-        parallel: how many programs run at once.
-        rate: how many programs are started per second, at most.
-        timeout: seconds that a program may take.
-        retries: how often a program that failed is started again; None if records are not to have `attempts`.
-        max_failures: how many programs fail before the run ends.
-        dry_run: whether the programs are only shown.
-        log: the file that results are appended to.
-        resume: whether what succeeded according to the log is skipped.
-        output: how results are printed: as JSON, as text, or not at all since nothing is captured.
-        ordered: whether they are printed in the order of the items.
-        progress: whether progress is shown on a terminal.
-    """
+    """What the user asked for."""
 
     command: Literal["map", "do", "fan-out"]
-    program: list[str]
-    items: str | None
-    format: Literal["lines", "null", "json"]
-    batch: int | None
-    parallel: int
-    rate: float | None
-    timeout: float | None
-    retries: int | None
-    max_failures: float
-    dry_run: bool
-    log: Path | None
-    resume: bool
-    output: Literal["json", "text", "none"]
-    ordered: bool
-    progress: bool
+    program: list[str]  # its words; for fan-out, the command lines
+    items: str | None  # the file with them; None for standard input
+    format: Literal["lines", "null", "json"]  # of the items
+    batch: int | None  # how many items a program gets, at most; None for one, which is then not in a list
+    parallel: int  # how many programs run at once
+    rate: float | None  # how many are started per second, at most
+    timeout: float | None  # seconds that each may take
+    retries: int | None  # how often one that failed is started again; None if records are not to have `attempts`
+    max_failures: float  # how many fail before the run ends
+    dry_run: bool  # print the programs, and run nothing
+    log: Path | None  # results are appended to it
+    resume: bool  # skip what succeeded according to the log
+    output: Literal["json", "text", "none"]  # how results are printed; none: nothing is captured
+    ordered: bool  # print them in the order of the items
+    progress: bool  # show it on a terminal
 
 
 _ENDS = """\
@@ -161,8 +142,12 @@ def parse(argv: list[str] | None) -> Options:
 def _checked_program(given: argparse.Namespace, unknown: list[str], parser: _Parser) -> list[str]:
     """The words of the program, or the command lines."""
     words: list[str] = given.program
-    if given.command != "fan-out" and ":::" in words and "--" not in words[: words.index(":::")]:
-        parser.error_elsewhere(":::")
+    if given.command != "fan-out":
+        elsewhere = [word[:2] for word in unknown]
+        if ":::" in words and "--" not in words[: words.index(":::")]:
+            elsewhere.append(":::")
+        for word in filter(_ELSEWHERE.get, elsewhere):
+            parser.error(f"there is no {word} here: {_ELSEWHERE[word]}")
     if words[:1] == ["--"]:
         del words[0]
     elif words and words[0].startswith("-"):  # `-1`, say, which argparse takes for a number
@@ -194,22 +179,11 @@ def _check_commands(commands: list[str], parser: _Parser) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Fits 80 columns, on any terminal, and knows what there is here instead of the options of other programs."""
+    """Its help fits 80 columns, on any terminal."""
 
     def __init__(self, prog: str, **kwargs: Any) -> None:
         layout = partial(argparse.RawDescriptionHelpFormatter, width=79)
         super().__init__(prog, allow_abbrev=False, formatter_class=layout, **kwargs)
-
-    def error_elsewhere(self, name: str) -> NoReturn:
-        self.error(f"there is no {name} here: {_ELSEWHERE[name]}")
-
-
-class _Elsewhere(argparse.Action):
-    """An option of other programs."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        assert isinstance(parser, _Parser)
-        parser.error_elsewhere(self.option_strings[0])
 
 
 class _Version(argparse.Action):
@@ -220,169 +194,6 @@ class _Version(argparse.Action):
 
         sys.stdout.write(f"trio-fanout {version('trio-fanout')}\n")
         parser.exit()
-
-
-def _parser() -> _Parser:
-    usage = "trio-fanout {map,do,fan-out} [options] [--] PROGRAM [ARG ...]"
-    parser = _Parser("trio-fanout", usage=usage, description=_ABOUT)
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
-
-    def add(name: str, about: str, words: str, example: str) -> None:
-        prog = f"trio-fanout {name}"
-        usage = f"{prog} [options] [--] {words}"
-        command: _Parser = commands.add_parser(
-            name, prog=prog, usage=usage, description=about, epilog=f"{example}\n{_ENDS}"
-        )
-        command.set_defaults(parser=command, items=None, format="lines", batch=None, output="none", ordered=True)
-        command.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-        if name != "fan-out":
-            _add_items(command)
-        _add_running(command)
-        _add_log(command)
-        _add_output(command, name)
-        # With `-0` as an option argparse takes the -1 of `-j -1` for one, too, and would not say what is wrong with it.
-        command._has_negative_number_optionals.clear()  # noqa: SLF001
-
-    add("map", _MAP, "PROGRAM [ARG ...]", _MAP_EXAMPLE)
-    add("do", _DO, "PROGRAM [ARG ...]", _DO_EXAMPLE)
-    add("fan-out", _FAN_OUT, "'PROGRAM ARG ...' ...", _FAN_OUT_EXAMPLE)
-    return parser
-
-
-# Aliases that are known from other programs are options of their own, so that messages and the help stay short.
-
-
-def _add_items(command: _Parser) -> None:
-    group = command.add_argument_group("items")
-    group.add_argument(
-        "--items",
-        metavar="FILE",
-        help="read items from FILE instead of standard input, which is also FILE -; -a and --arg-file are the same",
-    )
-    group.add_argument("-a", "--arg-file", dest="items", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    formats = group.add_mutually_exclusive_group()
-    formats.add_argument(
-        "--null",
-        "-0",
-        dest="format",
-        action="store_const",
-        const="null",
-        default=argparse.SUPPRESS,
-        help="items end with a NUL, as those of find -print0 do, instead of a newline",
-    )
-    formats.add_argument(
-        "--json",
-        dest="format",
-        action="store_const",
-        const="json",
-        default=argparse.SUPPRESS,
-        help="items are the elements of a JSON array, which is read whole before the first program starts, or one JSON "
-        "value per line, read line by line; a string is used as it is, anything else as compact JSON",
-    )
-    group.add_argument(
-        "-n",
-        "--batch",
-        metavar="N",
-        type=_number(int, "a whole number, 1 or more", lambda n: n >= 1),
-        help="pass up to N items to each program, fewer if the system takes no more arguments; they succeed or fail "
-        "together",
-    )
-    for name in _ELSEWHERE:
-        if name.startswith("-"):
-            command.add_argument(name, action=_Elsewhere, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-
-
-def _add_running(command: _Parser) -> None:
-    group = command.add_argument_group("running")
-    parallel = _number(int, "a whole number, 0 or more", lambda n: n >= 0)
-    group.add_argument(
-        "-j",
-        "--parallel",
-        metavar="N",
-        type=parallel,
-        default=0,
-        help="how many programs run at once; 0, the default, is the number of CPUs this process may use; -P, --jobs "
-        "and --max-procs are the same",
-    )
-    group.add_argument(
-        *("-P", "--jobs", "--max-procs"),
-        dest="parallel",
-        type=parallel,
-        default=argparse.SUPPRESS,
-        help=argparse.SUPPRESS,
-    )
-    group.add_argument(
-        "--rate",
-        metavar="N",
-        type=_number(float, "a number above 0", lambda n: 0 < n < math.inf),
-        help="start no more than N programs per second, evenly spaced",
-    )
-    group.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=_number(float, "a number of seconds above 0", lambda n: 0 < n < math.inf),
-        help="a program that takes longer is terminated, and has failed",
-    )
-    group.add_argument(
-        "--retries",
-        metavar="N",
-        type=_number(int, "a whole number, 0 or more", lambda n: n >= 0),
-        help="retry a program that failed, up to N times, after 1, 2, 4 ... 60 seconds, with jitter; other items run "
-        "meanwhile",
-    )
-    group.add_argument(
-        "-k",
-        "--keep-going",
-        "--no-fail-fast",
-        action="store_true",
-        help="go on after failures, instead of terminating the other programs",
-    )
-    group.add_argument(
-        "--max-failures",
-        metavar="N",
-        type=_number(int, "a whole number, 1 or more", lambda n: n >= 1),
-        help="go on until N programs have failed; the default is 1",
-    )
-    group.add_argument("--dry-run", action="store_true", help="run nothing, but print what would be run")
-
-
-def _add_log(command: _Parser) -> None:
-    group = command.add_argument_group("log")
-    group.add_argument("--log", metavar="FILE", type=Path, help="append each result to FILE as it finishes")
-    group.add_argument(
-        "--resume",
-        action="store_true",
-        help="skip what the log says the same program has done; items are matched by value, not by position, and "
-        "duplicates are counted",
-    )
-
-
-def _add_output(command: _Parser, name: str) -> None:
-    group = command.add_argument_group("output")
-    if name != "do":
-        command.set_defaults(output="json")
-        group.add_argument(
-            "--output",
-            choices=["json", "text"],
-            default=argparse.SUPPRESS,
-            help="json, the default, is a JSON object per line; text is only what the programs print (with --log, what "
-            "failed ones print to standard output is in the log alone, since --resume will run them again)",
-        )
-    if name == "map":
-        group.add_argument(
-            "--unordered",
-            dest="ordered",
-            action="store_false",
-            default=argparse.SUPPRESS,
-            help="print results as they finish, not in the order of the items",
-        )
-    group.add_argument(
-        "--no-progress",
-        dest="progress",
-        action="store_false",
-        help="show no progress on standard error, if that is a terminal",
-    )
 
 
 def _number(kind: Callable[[str], float], takes: str, accepts: Callable[[float], bool]) -> Callable[[str], float]:
@@ -399,3 +210,89 @@ def _number(kind: Callable[[str], float], takes: str, accepts: Callable[[float],
         return number
 
     return convert
+
+
+_FROM_0 = _number(int, "a whole number, 0 or more", lambda n: n >= 0)
+_FROM_1 = _number(int, "a whole number, 1 or more", lambda n: n >= 1)
+_RATE = _number(float, "a number above 0", lambda n: 0 < n < math.inf)
+_SECONDS = _number(float, "a number of seconds above 0", lambda n: 0 < n < math.inf)
+
+_HELP: Final = {
+    "--items": "read items from FILE instead of standard input, which is also FILE -; -a and --arg-file are the same",
+    "--null": "items end with a NUL, as those of find -print0 do, instead of a newline",
+    "--json": "items are the elements of a JSON array, which is read whole before the first program starts, or one "
+    "JSON value per line, read line by line; a string is used as it is, anything else as compact JSON",
+    "--batch": "pass up to N items to each program, fewer if the system takes no more arguments; they succeed or fail "
+    "together",
+    "--parallel": "how many programs run at once; 0, the default, is the number of CPUs this process may use; -P, "
+    "--jobs and --max-procs are the same",
+    "--rate": "start no more than N programs per second, evenly spaced",
+    "--timeout": "a program that takes longer is terminated, and has failed",
+    "--retries": "retry a program that failed, up to N times, after 1, 2, 4 ... 60 seconds, with jitter; other items "
+    "run meanwhile",
+    "--keep-going": "go on after failures, instead of terminating the other programs",
+    "--max-failures": "go on until N programs have failed; the default is 1",
+    "--dry-run": "run nothing, but print what would be run",
+    "--log": "append each result to FILE as it finishes",
+    "--resume": "skip what the log says the same program has done; items are matched by value, not by position, and "
+    "duplicates are counted",
+    "--output": "json, the default, is a JSON object per line; text is only what the programs print (with --log, what "
+    "failed ones print to standard output is in the log alone, since --resume will run them again)",
+    "--unordered": "print results as they finish, not in the order of the items",
+    "--no-progress": "show no progress on standard error, if that is a terminal",
+}
+
+
+def _parser() -> _Parser:
+    usage = "trio-fanout {map,do,fan-out} [options] [--] PROGRAM [ARG ...]"
+    parser = _Parser("trio-fanout", usage=usage, description=_ABOUT)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    for name, about, words, example in (
+        ("map", _MAP, "PROGRAM [ARG ...]", _MAP_EXAMPLE),
+        ("do", _DO, "PROGRAM [ARG ...]", _DO_EXAMPLE),
+        ("fan-out", _FAN_OUT, "'PROGRAM ARG ...' ...", _FAN_OUT_EXAMPLE),
+    ):
+        prog = f"trio-fanout {name}"
+        usage = f"{prog} [options] [--] {words}"
+        command = commands.add_parser(name, prog=prog, usage=usage, description=about, epilog=f"{example}\n{_ENDS}")
+        output = "none" if name == "do" else "json"
+        command.set_defaults(parser=command, items=None, format="lines", batch=None, parallel=0, output=output)
+        command.set_defaults(ordered=True)
+        _add_options(command, name)
+        # With `-0` as an option argparse takes the -1 of `-j -1` for one, too, and would not say what is wrong with it.
+        command._has_negative_number_optionals.clear()  # noqa: SLF001
+    return parser
+
+
+def _add_options(command: _Parser, name: str) -> None:
+    """Add those of one of the three commands. The aliases that others have are not shown, in the help and messages."""
+    command.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    hidden = argparse.SUPPRESS
+    if name != "fan-out":
+        group = command.add_argument_group("items")
+        add = group.add_argument
+        add("--items", metavar="FILE", help=_HELP["--items"])
+        add("-a", "--arg-file", dest="items", help=hidden)
+        formats = group.add_mutually_exclusive_group().add_argument
+        formats("--null", "-0", dest="format", action="store_const", const="null", help=_HELP["--null"])
+        formats("--json", dest="format", action="store_const", const="json", help=_HELP["--json"])
+        add("-n", "--batch", metavar="N", type=_FROM_1, help=_HELP["--batch"])
+    add = command.add_argument_group("running").add_argument
+    add("-j", "--parallel", metavar="N", type=_FROM_0, help=_HELP["--parallel"])
+    add("-P", "--jobs", "--max-procs", dest="parallel", type=_FROM_0, help=hidden)
+    add("--rate", metavar="N", type=_RATE, help=_HELP["--rate"])
+    add("--timeout", metavar="SECONDS", type=_SECONDS, help=_HELP["--timeout"])
+    add("--retries", metavar="N", type=_FROM_0, help=_HELP["--retries"])
+    add("-k", "--keep-going", "--no-fail-fast", action="store_true", help=_HELP["--keep-going"])
+    add("--max-failures", metavar="N", type=_FROM_1, help=_HELP["--max-failures"])
+    add("--dry-run", action="store_true", help=_HELP["--dry-run"])
+    add = command.add_argument_group("log").add_argument
+    add("--log", metavar="FILE", type=Path, help=_HELP["--log"])
+    add("--resume", action="store_true", help=_HELP["--resume"])
+    add = command.add_argument_group("output").add_argument
+    if name != "do":
+        add("--output", choices=["json", "text"], help=_HELP["--output"])
+    if name == "map":
+        add("--unordered", dest="ordered", action="store_false", help=_HELP["--unordered"])
+    add("--no-progress", dest="progress", action="store_false", help=_HELP["--no-progress"])

@@ -5,27 +5,23 @@ Progress is a bar by rich, or a line of text without it.
 
 from __future__ import annotations
 
-import math
 import os
 import select
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from ._stdio import FatalError, in_thread, is_ready, reason, say, tell, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ._end import Tally
     from ._results import Result
 
-REDRAW: Final = 0.2
-"""Seconds between two states of the progress display."""
-
-REDRAW_SOON: Final = 0.05
-"""Seconds after which a state is drawn anew where a result or a message has hidden it."""
+REDRAW: Final = 0.2  # seconds between two states of the progress display
+REDRAW_SOON: Final = 0.05  # seconds after which one is drawn anew where a result or a message has hidden it
 
 
 class Output:
@@ -40,16 +36,11 @@ class Output:
     def __init__(self, form: str, display: Display | None, *, logs: bool = False) -> None:
         self._form = form
         self._logs = logs
-        self._display = display
+        self.display: Final = display
         self._tally: Tally | None = None
         self._drawn = -REDRAW_SOON
         self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
         self._within_line = False  # on a terminal
-
-    @property
-    def shows_progress(self) -> bool:
-        """Whether there is a progress display."""
-        return self._display is not None
 
     async def show(self, result: Result) -> None:
         """Print a result.
@@ -114,7 +105,7 @@ class Output:
 
     async def keep_drawing(self, tally: Tally) -> None:
         """Show how far things are, until cancelled."""
-        assert self._display is not None
+        assert self.display is not None
         self._tally = tally
         try:
             while True:
@@ -122,12 +113,12 @@ class Output:
                 await trio.sleep(REDRAW)
         finally:
             self._tally = None
-            self._display.close()
+            self.display.hide()
 
     def _draw(self) -> None:
         # Not on a terminal that has been told to stop, by Ctrl-S: that would stop all else, too.
-        if self._display is not None and self._tally is not None and not self._within_line and is_ready(2):
-            self._display.draw(self._tally)
+        if self.display is not None and self._tally is not None and not self._within_line and is_ready(2):
+            self.display.draw(self._tally)
             self._drawn = time.monotonic()
 
     def _draw_soon(self) -> None:
@@ -136,20 +127,12 @@ class Output:
             self._draw()
 
     def _hide(self) -> None:
-        if self._display is not None and is_ready(2):
-            self._display.hide()
+        if self.display is not None and is_ready(2):
+            self.display.hide()
 
 
-class Display(Protocol):
-    """A line on a terminal that shows how far things are."""
-
-    def draw(self, tally: Tally, /) -> None: ...
-    def hide(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class PlainDisplay:
-    """A line of text.
+class Display:
+    """A line on a terminal that shows how far things are: in words, and with a bar if rich is installed.
 
     Args:
         dumb: whether the terminal knows no escape codes.
@@ -157,12 +140,17 @@ class PlainDisplay:
 
     def __init__(self, *, dumb: bool) -> None:
         self._dumb = dumb
+        self._bar = None if dumb else _bar_of_rich()
         self._shown = 0  # characters
 
-    def draw(self, tally: Tally, /) -> None:
+    def draw(self, tally: Tally) -> None:
         """Show the line as it is now."""
-        text = progress_text(tally, terminal_width() - 1)
-        tell(f"{self._clear()}{text}")
+        width = terminal_width() - 1
+        text = progress_text(tally, width)
+        # The bar takes what the text leaves of a narrow screen.
+        room = min(_LONGEST_BAR, width - 1 - len(text))
+        bar = "" if self._bar is None or room < _SHORTEST_BAR else f"{self._bar(tally, room)} "
+        tell(f"{self._clear()}{bar}{text}")
         self._shown = len(text)
 
     def hide(self) -> None:
@@ -171,109 +159,59 @@ class PlainDisplay:
             tell(self._clear())
             self._shown = 0
 
-    def close(self) -> None:
-        """Take the line away."""
-        self.hide()
-
     def _clear(self) -> str:
-        return f"\r{' ' * self._shown}\r" if self._dumb else _CLEAR
+        return f"\r{' ' * self._shown}\r" if self._dumb else "\r\x1b[K"
 
 
-class RichDisplay:
-    """A bar and a line of text."""
-
-    def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415
-        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
-        from rich.table import Column  # noqa: PLC0415
-
-        self._console = Console(stderr=True)
-        self._bar = BarColumn(bar_width=_BAR)
-        # In one line, whatever the width of the terminal: the line can then be taken away without rich.
-        self._text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
-        self._progress = Progress(
-            self._bar,
-            self._text,
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._task: Any = None
-        self._shown = False
-
-    def draw(self, tally: Tally, /) -> None:
-        """Show the line as it is now."""
-        if self._task is None:
-            self._progress.start()
-            self._task = self._progress.add_task("", total=None)
-        width = terminal_width()
-        text = progress_text(tally, width - 1)
-        # The bar takes what the text leaves of a narrow screen.
-        self._bar.bar_width = min(_BAR, width - 2 - len(text))
-        self._progress.columns = (self._bar, self._text) if self._bar.bar_width >= _SHORTEST_BAR else (self._text,)
-        self._console.width = width
-        self._progress.update(self._task, description=text, completed=tally.finished, total=tally.total())
-        self._progress.refresh()
-        self._shown = True
-
-    def hide(self) -> None:
-        """Take the line away until it is drawn again."""
-        if self._shown:
-            tell(_CLEAR)
-            self._shown = False
-
-    def close(self) -> None:
-        """Take the line away."""
-        if self._task is not None:
-            self._progress.stop()
-
-
-_CLEAR: Final = "\r\x1b[K"
-_BAR: Final = 30
+_LONGEST_BAR: Final = 30
 _SHORTEST_BAR: Final = 10
+
+
+def _bar_of_rich() -> Callable[[Tally, int], str] | None:
+    try:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress_bar import ProgressBar  # noqa: PLC0415
+    except ImportError:
+        return None
+    console = Console(stderr=True)
+
+    def bar(tally: Tally, width: int) -> str:
+        with console.capture() as captured:
+            console.print(ProgressBar(tally.total(), tally.finished, width), end="")
+        return captured.get()
+
+    return bar
 
 
 def terminal_width() -> int:
     """How many columns the terminal has that progress is shown on."""
+    usual = 80
     try:
-        return os.get_terminal_size(2).columns or _USUAL_WIDTH
+        return os.get_terminal_size(2).columns or usual
     except OSError:  # it has just gone
-        return _USUAL_WIDTH
-
-
-_USUAL_WIDTH: Final = 80
+        return usual
 
 
 def open_display(*, wanted: bool) -> Display | None:
     """A display, if it is wanted and there is a terminal for it."""
     if not wanted or not os.isatty(2):
         return None
-    if os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
-        return PlainDisplay(dumb=True)
-    try:
-        return RichDisplay()
-    except ImportError:
-        return PlainDisplay(dumb=False)
+    return Display(dumb=os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"))
 
 
-def progress_text(tally: Tally, width: float = math.inf) -> str:
+def progress_text(tally: Tally, width: int) -> str:
     """How far things are, in words; on a narrow screen, what matters least is left out."""
     total = tally.total()
     done = f"{tally.finished} done" if total is None else f"{tally.finished} of {total} done"
-    failed = f"{tally.failed} failed"
-    if not tally.finished:
-        return _first_that_fits([[done, failed], [done]], width)
-    per_second = tally.finished / max(time.monotonic() - tally.began, 1e-9)
-    rate = f"{per_second:.3g}/s"
-    if total is None:
-        return _first_that_fits([[done, failed, rate], [done, rate], [done]], width)
-    minutes, seconds = divmod(round(max(total - tally.finished, 0) / per_second), 60)
-    left = f"{minutes}:{seconds:02} left"
-    return _first_that_fits([[done, failed, rate, left], [done, rate, left], [done, left], [left]], width)
-
-
-def _first_that_fits(choices: list[list[str]], width: float) -> str:
-    texts = [", ".join(parts) for parts in choices]
-    return next((text for text in texts if len(text) <= width), texts[-1][: int(min(width, len(texts[-1])))])
+    failed, rate = f"{tally.failed} failed", ""
+    parts = [done, failed]
+    if tally.finished:
+        per_second = tally.finished / max(time.monotonic() - tally.began, 1e-9)
+        parts.append(rate := f"{per_second:.3g}/s")
+        if total is not None:
+            minutes, seconds = divmod(round(max(total - tally.finished, 0) / per_second), 60)
+            parts.append(f"{minutes}:{seconds:02} left")
+    for part in (failed, rate, done):
+        if len(", ".join(parts)) > width and len(parts) > 1:
+            parts.remove(part)
+    return ", ".join(parts)[:width]

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from ._results import Kept, Spool
 
-KILL_AFTER: Final = 5.0
-"""Seconds from SIGTERM to SIGKILL."""
+KILL_AFTER: Final = 5.0  # seconds from SIGTERM to SIGKILL
 
 # As a plain dictionary: to encode it anew would take longer than all else that Python does to start a program.
 _ENVIRONMENT: Final = dict(os.environb)

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from ._items import Job
     from ._words import Words
 
-MEMORY: Final = 1 << 24
-"""Bytes of all outputs together that are kept in memory."""
-
-BLOCK: Final = 1 << 16
-"""Bytes that the file takes and gives at once."""
+MEMORY: Final = 1 << 24  # bytes of all outputs together that are kept in memory
+BLOCK: Final = 1 << 16  # bytes that are written to the file at once, and read
 
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -30,33 +27,19 @@ _ENCODE: Final = json.JSONEncoder(ensure_ascii=False).encode
 @final
 @attrs.frozen(eq=False)
 class Result:
-    """What came of a program that was started.
-
-    Attributes:
-        job: the item that it was started for, or several.
-        program: its words, with places for items.
-        exit_code: None if it did not end by itself, -N if signal N killed it.
-        outputs: what it printed, if that was kept: standard output, then standard error.
-        started: when it was, in seconds since the epoch.
-        seconds: how long it ran.
-        error: why it failed; None if it succeeded.
-        attempts: how many times it was started; None if it was not to be tried again.
-        batch: whether it was started for several items, so the record lists them.
-        found: whether there is such a program.
-        hopeless: whether another attempt would fail as well.
-    """
+    """What came of a program that was started."""
 
     job: Job
-    program: Words
-    exit_code: int | None
-    outputs: Sequence[Kept]
-    started: float
-    seconds: float
-    error: str | None
-    attempts: int | None = None
-    batch: bool = False
-    found: bool = True
-    hopeless: bool = False
+    program: Words  # with places for items
+    exit_code: int | None  # None if it did not end by itself, -N if signal N killed it
+    outputs: Sequence[Kept]  # if they were kept: standard output, then standard error
+    started: float  # seconds since the epoch
+    seconds: float  # how long it ran
+    error: str | None  # why it failed; None if it succeeded
+    attempts: int | None = None  # how many times it was started; None if it was not to be retried
+    batch: bool = False  # the record lists the items
+    found: bool = True  # there is such a program
+    hopeless: bool = False  # another attempt would fail as well
 
     def json_line(self) -> bytes:
         r"""The result as a line of JSON.

@@ -27,16 +27,15 @@ import trio
 import trio_fanout as fanout
 
 from .._signals import signal_name
-from ._end import TERMINATE, Cause, End, Running
+from ._end import TERMINATE, End, Running
 from ._items import Input, Items, Lines, shown_job
 from ._json import Json
 from ._log import History, Log
 from ._output import Output, open_display
 from ._programs import Launcher
 from ._results import Result, Spool
-from ._shells import WITH_A_SHELL, is_for_a_shell
 from ._stdio import STANDARD_INPUT, FatalError, UsageError, check_apart, in_thread, read_piece, reason, shown, write_all
-from ._words import Batches, Commands, Template
+from ._words import WITH_A_SHELL, Batches, Commands, Template, is_for_a_shell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable
@@ -47,17 +46,10 @@ if TYPE_CHECKING:
     from ._results import Kept
     from ._words import Programs
 
-AHEAD: Final = 256
-"""How many results may wait for an earlier one to be printed, until nothing more is started."""
-
-WAITING: Final = 256
-"""How many items may wait for their next attempt, besides those that are running."""
-
-LONGEST_PAUSE: Final = 60.0
-"""Seconds that an item waits at most, give or take a quarter, for its next attempt."""
-
-MOMENT: Final = 0.1
-"""Seconds in which a signal that is sent to all processes of a session or a service reaches all of them."""
+AHEAD: Final = 256  # results that may wait for an earlier one to be printed, until nothing more is started
+WAITING: Final = 256  # items that may wait for their next attempt, besides those that are running
+LONGEST_PAUSE: Final = 60.0  # seconds that an item waits at most, give or take a quarter, for its next attempt
+MOMENT: Final = 0.1  # seconds in which a signal to all processes of a session or a service reaches all of them
 
 
 async def run(options: Options) -> int:
@@ -73,7 +65,7 @@ async def run(options: Options) -> int:
             except (UsageError, FatalError) as exc:
                 end.give_up(exc)
             except BrokenPipeError:
-                end.lose_reader()
+                end.reader_has_gone = True
             await end.say_last_words()
             helpers.cancel_scope.cancel()
     return end.exit_code
@@ -130,7 +122,7 @@ class Run:
             await self._run(items, jobs, helpers)
 
     async def _run(self, items: Items, jobs: AsyncIterable[Job], helpers: trio.Nursery) -> None:
-        if self._output.shows_progress:
+        if self._output.display is not None:
             helpers.start_soon(self._output.keep_drawing, self._end.tally)
             helpers.start_soon(items.count)
         captures = self._options.output != "none"
@@ -284,25 +276,19 @@ class Run:
             found = not isinstance(exc, OSError) or exc.errno not in _NO_SUCH_PROGRAM
             hopeless = not isinstance(exc, OSError) or exc.errno not in _NO_ROOM
             return result(None, self._launcher.outputs(), _start_error(exc), found=found, hopeless=hopeless)
-        timeout = self._options.timeout
-        deadline = math.inf if timeout is None else began + timeout
-        running = Running(job, program, trio.CancelScope(deadline=deadline), began)
+        timeout = math.inf if self._options.timeout is None else self._options.timeout
+        scope = trio.CancelScope(deadline=began + timeout)
+        running = Running(job, program, scope, began, f"timed out after {timeout:g} seconds")
         with self._end.watched(running):
-            over = await program.run(running.scope)
-        if over:
-            error = _exit_error(program.exit_code)
-            if await self._ended_with_us(program):
-                return None
-        elif running.cause is Cause.SHUTDOWN:
+            over = await program.run(scope)
+        if over and not await self._ended_with_all(program):
+            return result(program.exit_code, program.outputs, _exit_error(program.exit_code))
+        if over or running.error is None:
             program.close()
             return None
-        elif running.cause is Cause.TERMINAL:
-            error = "it wants to use the terminal, which stops it"
-        else:
-            error = f"timed out after {timeout:g} seconds"
-        return result(program.exit_code, program.outputs, error)
+        return result(program.exit_code, program.outputs, running.error)
 
-    async def _ended_with_us(self, program: Program) -> bool:
+    async def _ended_with_all(self, program: Program) -> bool:
         """Whether a program that was killed by a signal was so with the whole run.
 
         Raises:
@@ -316,7 +302,6 @@ class Run:
             # the signal is about to arrive here, too.
             with trio.move_on_after(MOMENT):
                 await self._end.terminated.wait()
-                program.close()
                 return True
         return False
 

@@ -15,12 +15,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-PIECE = 1 << 16
-"""Bytes read at once: what a pipe holds."""
-
-SHOWN_ITEM = 60
-"""How many characters of an item a message shows."""
-
+PIECE: Final = 1 << 16  # bytes read at once: what a pipe holds
+SHOWN_ITEM: Final = 60  # characters of an item that a message shows
 STANDARD_INPUT: Final = "standard input"
 
 

@@ -42,18 +42,16 @@ def _lives(group: int) -> bool:
     """
     if not _PROC.is_dir():
         return True
-    return any(stat[2] == b"%d" % group and stat[0] not in (b"Z", b"X") for stat in _process_stats())
-
-
-def _process_stats() -> Iterator[list[bytes]]:
-    """For each process its state, its parent's number and its group's, and more: see proc_pid_stat(5)."""
     for process in _PROC.iterdir():
         if process.name.isdigit():
             try:
-                # The name of the program, in parentheses, can hold anything.
-                yield (process / "stat").read_bytes().rpartition(b")")[2].split()
+                # See proc_pid_stat(5). The name of the program, in parentheses, can hold anything.
+                state, _, of, *_ = (process / "stat").read_bytes().rpartition(b")")[2].split()
             except OSError:
-                pass  # it has just gone
+                continue  # it has just gone
+            if of == b"%d" % group and state not in (b"Z", b"X"):
+                return True
+    return False
 
 
 def stopped_children() -> Iterator[tuple[int, int]]:
@@ -94,23 +92,17 @@ def _quotas() -> Iterator[float]:
     for group in groups:
         _, controllers, path = group.split(":", 2)
         if not controllers:  # version 2, alone or beside version 1
-            roots, names = [_CGROUPS, _CGROUPS / "unified"], ["cpu.max"]
+            roots, names = ("", "unified"), ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            roots, names = [_CGROUPS / controllers, _CGROUPS / "cpu"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            roots, names = (controllers, "cpu"), ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
-        for root in roots:
-            folder = root / path.lstrip("/")
-            # In a container, the path may be that of the host, of which only the end exists here: the root.
+        for folder in (_CGROUPS / root / path.lstrip("/") for root in roots):
+            # In a container, the path may be that of the host, of which only the beginning is here.
             for place in (folder, *folder.parents):
-                yield from _quota([place / name for name in names])
-
-
-def _quota(files: list[Path]) -> Iterator[float]:
-    """The quota in these files, if they exist and there is one."""
-    try:
-        quota, period = map(int, " ".join(file.read_text() for file in files).split())
-    except (OSError, ValueError):  # "max" is no limit
-        return
-    if quota > 0 and period > 0:
-        yield quota / period
+                try:
+                    quota, period = map(int, " ".join((place / name).read_text() for name in names).split())
+                except (OSError, ValueError):  # "max" is no limit
+                    continue
+                if quota > 0:  # -1 is no limit
+                    yield quota / period

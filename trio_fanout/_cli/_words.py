@@ -1,4 +1,4 @@
-"""The words of a program: where in them its items go, and how many of these fit."""
+"""The words of a program: where in them its items go, how many fit, and that none becomes part of a shell's script."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
 
-from ._shells import is_for_a_shell
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,26 +16,20 @@ if TYPE_CHECKING:
 
 Words: TypeAlias = list[str]
 
+# Bytes of arguments that a batch has at most, whatever the system allows: more would gain nothing.
 ARGUMENTS: Final = 1 << 17
-"""Bytes of arguments that a batch has at most, whatever the system allows: more would gain nothing."""
 
 _PLACE: Final = re.compile(rb"(\{\{#?\}\}|\{#?\})")
 
 
 class Commands:
-    """The programs of `fan-out`: a command line is the item, and its words are the program.
-
-    Attributes:
-        items: the command lines.
-        all: the words of each program, as records have them.
-        are_one: whether each job runs the same program.
-    """
+    """The programs of `fan-out`: a command line is the item, and its words are the program."""
 
     def __init__(self, commands: Sequence[str]) -> None:
         self.items: Final = [as_text(command) for command in commands]
         self._words = [shlex.split(command) for command in commands]
-        self.all: Final = [[as_text(word) for word in words] for words in self._words]
-        self.are_one: Final = False
+        self.all: Final = [[as_text(word) for word in words] for words in self._words]  # as records have them
+        self.are_one: Final = False  # whether each job runs the same program
 
     def program(self, job: Job) -> Words:
         """The words of the program, as a record has them."""
@@ -55,9 +47,6 @@ class Template:
 
     Args:
         words: as they were given.
-
-    Attributes:
-        all, are_one: as for `Commands`.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -177,3 +166,106 @@ def room_for_arguments() -> int:
 def as_text(argument: str) -> str:
     """An argument of ours as items are written, whatever the locale has made of it."""
     return os.fsencode(argument).decode("utf-8", "surrogateescape")
+
+
+# Shells: any character of an item in a script could do anything.
+
+WITH_A_SHELL: Final = """sh -c '... "$1" ...' sh {}"""  # how a script gets an item
+_MEANS_SOMETHING: Final = frozenset("|&;<>$`\n")
+_SHELLS: Final = frozenset(["sh", "bash", "rbash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "csh", "tcsh"])
+_WRAPPERS: Final = {
+    "busybox": "",
+    "command": "",
+    "doas": "a C u",
+    "env": "u C P S --unset --chdir --split-string --argv0",
+    "ionice": "c n p P u --class --classdata",
+    "nice": "n --adjustment",
+    "nohup": "",
+    "setsid": "",
+    "stdbuf": "i o e --input --output --error",
+    "sudo": "a C c D g h p R r T t U u --auth-type --close-from --login-class --chdir --group --host --prompt --chroot "
+    "--role --command-timeout --type --other-user --user",
+    "time": "f o --format --output",
+    "timeout": "k s --kill-after --signal",
+}
+"""Programs that start the program that is named after their own options, and those of these that have a value."""
+
+_FISH: Final = "c C d D f o --command --init-command --debug --debug-output --features"
+_OTHER_SHELLS: Final = "o O --rcfile --init-file"  # of which no value is a part of the same word
+
+
+def is_for_a_shell(name: str) -> bool:
+    """Whether the name of a program has characters that mean something to a shell, and are in few names."""
+    return not _MEANS_SOMETHING.isdisjoint(name)
+
+
+def script_with_item(words: Sequence[str]) -> str | None:
+    """The script of a shell that would have an item in it, if these words of a program start such a shell."""
+    rest = list(words) if any(map(_takes_item, words)) else [*words, "{}"]
+    while rest:
+        name = os.path.basename(rest.pop(0))  # noqa: PTH119  # a name, not a path
+        if name in _SHELLS:
+            return next(filter(_takes_item, _scripts(name, rest)), None)
+        if name not in _WRAPPERS:
+            break
+        options = dict(_take_options(rest, _WRAPPERS[name]))
+        if name == "timeout":
+            del rest[:1]  # how long
+        if name == "env" and (line := options.get("S", options.get("--split-string"))) is not None:
+            rest[:0] = ["env", *_split(line)]
+        while name in ("env", "sudo") and rest and "=" in rest[0]:
+            del rest[0]
+    return None
+
+
+def _takes_item(word: str) -> bool:
+    return _Word(os.fsencode(word)).takes_item
+
+
+def _split(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:  # quotes that do not match: `env` will not take it either
+        return []
+
+
+def _scripts(shell: str, rest: list[str]) -> list[str]:
+    """What a shell takes for scripts, of the words after its name."""
+    if shell == "fish":
+        have_script = ("c", "C", "--command", "--init-command")
+        return [value for option, value in _take_options(rest, _FISH) if option in have_script]
+    has_script = any(option == "c" for option, _ in _take_options(rest, _OTHER_SHELLS, attached=False))
+    return rest[:1] if has_script else []
+
+
+def _take_options(rest: list[str], have_values: str, *, attached: bool = True) -> list[tuple[str, str]]:
+    """Take the options off the beginning of `rest`: a letter or a long name each, and a value.
+
+    Args:
+        rest: the words after a program's name.
+        have_values: the letters and the long names that have a value.
+        attached: whether the value of a letter is what follows it in the same word, if anything does.
+    """
+    options: list[tuple[str, str]] = []
+    names = have_values.split()
+
+    def add(option: str, value: str | None) -> None:
+        if value is None:
+            value = rest.pop(0) if option in names and rest else ""
+        options.append((option, value))
+
+    while rest and rest[0].startswith(("-", "+")):
+        word = rest.pop(0)
+        if word == "--":
+            break
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            full = next((full for full in names if full.startswith(name)), name)  # it may be cut short
+            add(full, value if equals else None)
+            continue
+        for end, letter in enumerate(word[1:], start=2):
+            value = word[end:] if attached and letter in names else ""
+            add(letter, value or None)
+            if value:
+                break
+    return options
