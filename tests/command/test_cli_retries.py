@@ -103,7 +103,10 @@ def test_where_another_has_failed_for_good_one_that_waits_has_not(cli, tmp_path,
     # The second begins when the first waits: its place was the first's. It cannot be started, however often.
     ran = cli("map", "-j1", "--retries", "1", "--json", "{}", stdin='["false", "./nothing"]')
     assert (ran.code, ran.column("item")) == (1, ["./nothing"])
-    assert ran.err == "trio-fanout: item 1 ('./nothing') failed: cannot start './nothing': No such file or directory\n"
+    assert ran.err.splitlines() == [
+        "trio-fanout: item 1 ('./nothing') failed: cannot start './nothing': No such file or directory",
+        "trio-fanout: 0 done, 1 failed, 1 not run (-k goes on after a failure)",
+    ]
 
 
 def test_an_interrupt_ends_the_wait_for_the_next_attempt(tmp_path):
@@ -117,7 +120,7 @@ def test_an_interrupt_ends_the_wait_for_the_next_attempt(tmp_path):
         process.stdin.flush()
         wait_for(lambda: (tmp_path / "ran").exists() and len((tmp_path / "ran").read_text()) == 4)
         said = b""
-        while said != b"trio-fanout: 0 running\n":
+        while said != b"trio-fanout: 0 running; 0 done, 0 failed\n":
             process.send_signal(signal.SIGUSR1)
             said = process.stderr.readline()
         process.send_signal(signal.SIGINT)

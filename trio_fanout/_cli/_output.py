@@ -173,7 +173,7 @@ def _bar_of_rich() -> Callable[[Tally, int], str] | None:
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
     except ImportError:
         return None
-    console = Console(stderr=True)
+    console = Console(stderr=True, width=_LONGEST_BAR, height=1)
 
     def bar(tally: Tally, width: int) -> str:
         with console.capture() as captured:
