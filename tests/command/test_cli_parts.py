@@ -4,7 +4,6 @@ import math
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 from functools import partial

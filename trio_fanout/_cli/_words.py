@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
@@ -208,11 +209,9 @@ def script_with_item(words: Sequence[str]) -> str | None:
             return next(filter(_takes_item, _scripts(name, rest)), None)
         if name not in _WRAPPERS:
             break
-        options = dict(_take_options(rest, _WRAPPERS[name]))
+        _take_options(rest, _WRAPPERS[name])
         if name == "timeout":
             del rest[:1]  # how long
-        if name == "env" and (line := options.get("S", options.get("--split-string"))) is not None:
-            rest[:0] = ["env", *_split(line)]
         while name in ("env", "sudo") and rest and "=" in rest[0]:
             del rest[0]
     return None
@@ -220,13 +219,6 @@ def script_with_item(words: Sequence[str]) -> str | None:
 
 def _takes_item(word: str) -> bool:
     return _Word(os.fsencode(word)).takes_item
-
-
-def _split(line: str) -> list[str]:
-    try:
-        return shlex.split(line)
-    except ValueError:  # quotes that do not match: `env` will not take it either
-        return []
 
 
 def _scripts(shell: str, rest: list[str]) -> list[str]:
@@ -253,6 +245,9 @@ def _take_options(rest: list[str], have_values: str, *, attached: bool = True) -
         if value is None:
             value = rest.pop(0) if option in names and rest else ""
         options.append((option, value))
+        if option in names and option in ("S", "--split-string"):  # of `env`
+            with suppress(ValueError):  # quotes that do not match, which `env` will not take either
+                rest[:0] = shlex.split(value)
 
     while rest and rest[0].startswith(("-", "+")):
         word = rest.pop(0)
