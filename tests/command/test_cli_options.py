@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,12 @@ def test_help_fits_eighty_columns_and_has_only_options_that_there_are(cli, comma
 
 def test_help_says_how_an_array_is_read(cli):
     assert "JSON array, which is read whole" in " ".join(cli("map", "--help").out.decode().split())
+
+
+def test_the_page_lists_each_option_with_an_anchor(cli):
+    page = (Path(__file__).parents[2] / "docs/command.md").read_text().partition("## All options")[2]
+    for command in ("map", "do", "fan-out"):
+        for line in cli(command, "--help").out.decode().splitlines():
+            if re.match(r"  -", line):
+                for name in re.findall(r"(?<![\w-])--?[\w-]+", line.partition("   ")[0]):
+                    assert re.search(rf"^- <a id=.*`{name}\b.*:", page, re.MULTILINE), name
