@@ -272,7 +272,7 @@ class End:
 
     # Signals and other news of processes
 
-    async def obey(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def obey(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC114
         """Act on signals, until cancelled. One that is ignored stays so: under `nohup`, or in a script's background."""
         wanted = [signal.SIGINT, signal.SIGTSTP, *TERMINATE, *REPORT]
         wanted = [number for number in wanted if signal.getsignal(number) != signal.SIG_IGN]
