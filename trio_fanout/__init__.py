@@ -38,7 +38,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _startup as _startup  # before all that takes long to import
 from ._cap import cap as cap
 from ._core.limits import DEFAULT_LIMIT as DEFAULT_LIMIT
 from ._errors import DependencyFailed as DependencyFailed

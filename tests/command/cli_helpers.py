@@ -16,7 +16,7 @@ from unittest import mock
 
 import trio
 
-from trio_fanout._cli import _commands, main
+from trio_fanout._cli import _run, main
 
 COMMAND = [sys.executable, "-m", "trio_fanout"]
 
@@ -49,14 +49,14 @@ class Cli:
     def __call__(self, *args, stdin=b""):
         with (
             standard_input(stdin.encode() if isinstance(stdin, str) else stdin),
-            mock.patch.object(_commands, "run", run_and_leave_no_reader),
+            mock.patch.object(_run, "run", run_and_leave_no_reader),
         ):
             code = main(list(args))
         out, err = self._capture.readouterr()
         return Ran(code, out, err.decode())
 
 
-async def run_and_leave_no_reader(options, run=_commands.run):
+async def run_and_leave_no_reader(options, run=_run.run):
     """Run a command, and wait for threads that were left to their reading: they would read the next test's input."""
     try:
         return await run(options)

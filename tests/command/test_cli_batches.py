@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from cli_helpers import COMMAND, PATIENCE, Cli, Ran
-from trio_fanout._cli import _inputs
+from trio_fanout._cli import _words
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 
@@ -113,7 +113,7 @@ def test_as_many_items_as_the_system_takes(cli, monkeypatch):
     assert sum(counts) == 30_000
     assert len(counts) > 10
     assert min(counts[:-1]) > 1000
-    monkeypatch.setattr(_inputs, "room_for_arguments", lambda: -1)
+    monkeypatch.setattr(_words, "room_for_arguments", lambda: -1)
     assert cli("map", "-n", "5", "echo", stdin=numbers(3)).column("stdout") == ["0\n", "1\n", "2\n"]
 
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+from functools import partial
 
 import pytest
 import trio
@@ -13,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli_helpers import all_threads_ended
-from trio_fanout._cli import _json, _stdio
-from trio_fanout._cli._history import History
-from trio_fanout._cli._items import Item, Items, Lines
+from trio_fanout._cli import _items, _json, _stdio
+from trio_fanout._cli._items import Input, Item, Items, Lines
 from trio_fanout._cli._json import Json
-from trio_fanout._cli._stdio import UsageError
+from trio_fanout._cli._log import History
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
@@ -34,8 +34,9 @@ def split(kind, data, cuts=()):
     splitter, items = SPLITTERS[kind](), []
     edges = [0, *sorted(cuts), len(data)]
     for start, end in itertools.pairwise(edges):
-        items += splitter.feed(data[start:end])
-    return items + list(splitter.finish())
+        if start < end:
+            items += splitter.feed(data[start:end])
+    return items + list(splitter.feed(b""))
 
 
 def as_argument(value):
@@ -121,7 +122,10 @@ def test_json_items(data, items):
         (b"[,]", "line 1: Expecting value"),
         (b"[1,\n2", "line 2: the array is not closed"),
         (b'[1,\n"2', "line 2: Unterminated string starting at"),
-        (b"[1]\n[2]", "line 2: there is more after the end of the array"),
+        (b"[1]\n[2]", f"line 2: {_json.LINES_OF_ARRAYS}"),
+        (b"[1]\n\n2", f"line 3: {_json.MORE}"),
+        (b"[", "line 1: Expecting value"),
+        (b"[1,", "line 1: Expecting value"),
     ],
 )
 def test_json_errors_name_the_line(data, message):
@@ -129,18 +133,16 @@ def test_json_errors_name_the_line(data, message):
         split("json", data)
 
 
-def test_invalid_json_is_noticed_before_the_input_ends():
+def test_an_array_is_read_whole_and_one_that_is_wrong_has_no_items():
     splitter = Json()
+    assert list(splitter.feed(b'["a", {"b": 1}, 12')) == []
+    assert list(splitter.feed(b"3]")) == []
+    assert list(splitter.feed(b"")) == ["a", '{"b":1}', "123"]
+    splitter, items = Json(), []
     with pytest.raises(ValueError, match="line 1: Expecting value"):
-        list(splitter.feed(b"[1, nonsense without end, and more of it"))
-
-
-def test_members_of_an_array_come_as_soon_as_they_are_there():
-    splitter = Json()
-    assert list(splitter.feed(b'["a", ')) == ["a"]
-    assert list(splitter.feed(b'{"b": 1}')) == ['{"b":1}']
-    assert list(splitter.feed(b", 12")) == []  # maybe it is 123
-    assert list(splitter.feed(b"3 ")) == ["123"]
+        for piece in (b"[1, 2, nonsense, and ", b"more of it", b""):
+            items += splitter.feed(piece)
+    assert items == []
 
 
 def test_numbers_stay_as_they_were_written():
@@ -157,63 +159,27 @@ def test_white_space_within_strings_stays():
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "member", [b'"' + b"x" * 1_000_000 + b'"', b"[" + b'"y\\"]", ' * 100_000 + b"0]", b"9" * 1_000_000], ids=len
-)
-def test_a_large_member_is_read_a_few_times_only(member, monkeypatch):
-    read = 0
-
-    def count(text, start, end_of_value=_json._end_of_value):
-        nonlocal read
-        read += len(text) - start
-        return end_of_value(text, start)
-
-    monkeypatch.setattr(_json, "_end_of_value", count)
-    piece = 5000 if member[:1] != b"9" else 200_000  # a number is never whole before something follows
-    assert len(split("json", b"[1, " + member + b", 2]", range(0, len(member), piece))) == 3
-    assert read < 5 * len(member)
-
-
-def test_a_mistake_in_a_member_without_end_is_noticed():
-    splitter = Json()
-    with pytest.raises(ValueError, match="line 1: Expecting ':' delimiter"):
-        for _ in itertools.count():
-            list(splitter.feed(b'[{"a": 1, "b}, ' if splitter._chosen is None else b'{"c": 2}, '))
-
-
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
 def test_a_byte_order_mark_is_named(mark):
     with pytest.raises(ValueError, match="begins with a byte order mark"):
         split("json", mark + b"[1]")
 
 
-@pytest.mark.parametrize("cuts", [(), (4,), range(8)])
-def test_json_lines_of_arrays_are_refused_before_the_first_item(cuts):
-    splitter, items = Json(), []
-    data = b"[1]\n[2]\n"
-    edges = [0, *cuts, len(data)]
-    with pytest.raises(ValueError, match=r"line 2: there is more after the end of the array; .* `jq -s \.`"):
-        for start, end in itertools.pairwise(edges):
-            for item in splitter.feed(data[start:end]):
-                items.append(item)  # noqa: PERF402
-    assert items == []
+# Reading
 
 
-def test_the_members_before_a_mistake_are_items():
-    splitter, items = Json(), []
-    with pytest.raises(ValueError, match="line 1: Expecting value"):
-        for item in splitter.feed(b"[1, 2, nonsense, and more of it"):
-            items.append(item)  # noqa: PERF402
-    assert items == ["1", "2"]
+def read(path, *, splitter=Lines, history=None, name="it"):
+    """The items of a file, and what was wrong with it."""
+    wrong = []
+    return Items(Input(os.open(path, os.O_RDONLY), name, splitter), history, wrong.append), wrong
 
 
 async def test_reading_never_blocks_other_tasks_and_can_be_given_up():
-    read, write = os.pipe()
-    items = Items(read, "it", Lines(), None)
+    fd, write = os.pipe()
+    items = Items(Input(fd, "it", Lines), None, None)
     os.write(write, b"a\nb\nc")
-    assert await anext(items) == Item(0, "a")
-    assert await anext(items) == Item(1, "b")
+    assert await anext(items) == (Item(0, "a"),)
+    assert await anext(items) == (Item(1, "b"),)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(anext, items)
@@ -222,33 +188,116 @@ async def test_reading_never_blocks_other_tasks_and_can_be_given_up():
     assert scope.cancelled_caught
     os.close(write)  # so that the thread that still reads ends, too
     await all_threads_ended()  # or it might read the next file that is opened
-    os.close(read)
+    os.close(fd)
+
+
+def done(path, *items):
+    """A history in which these items have succeeded."""
+    path.write_text(
+        "".join(json.dumps({"index": 0, "item": item, "failed": False, "program": ["x"]}) + "\n" for item in items)
+    )
+    history = History()
+    history.read(path, [["x"]])
+    return history
 
 
 async def test_items_that_were_done_before_are_passed_over_and_the_others_keep_their_index(tmp_path):
-    (tmp_path / "log").write_text('{"index": 1, "item": "b", "failed": false, "program": ["x"]}\n')
-    history = History()
-    history.read(tmp_path / "log", [["x"]])
     (tmp_path / "items").write_bytes(b"a\nb\nc\nb\n")
-    fd = os.open(tmp_path / "items", os.O_RDONLY)
-    items = Items(fd, "it", Lines(), history)
-    assert [item async for item in items] == [Item(0, "a"), Item(2, "c"), Item(3, "b", 1)]
-    assert (items.count, items.skipped, items.ended) == (4, 1, True)
-    os.close(fd)
+    items, _ = read(tmp_path / "items", history=done(tmp_path / "log", "b"))
+    assert [item async for (item,) in items] == [Item(0, "a"), Item(2, "c"), Item(3, "b", 1)]
+    assert (items.total, items.skipped) == (3, 1)
 
 
 async def test_an_item_of_many_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(_stdio, "PIECE", 7)
     (tmp_path / "items").write_bytes(b"x" * 1000 + b"\n" + b"y" * 10)
+    items, _ = read(tmp_path / "items")
+    assert [item.text async for (item,) in items] == ["x" * 1000, "y" * 10]
+
+
+@pytest.mark.parametrize(
+    ("data", "splitter", "message"),
+    [(None, Lines, "cannot read it: Is a directory"), (b'"a"\nb', Json, "it: line 2: Expecting value")],
+)
+async def test_items_end_where_the_input_is_wrong(tmp_path, data, splitter, message):
+    path = tmp_path / "items" if data else tmp_path
+    if data:
+        path.write_bytes(data)
+    items, wrong = read(path, splitter=splitter)
+    assert [item.text async for (item,) in items] == (["a"] if data else [])
+    assert [item async for item in items] == []
+    assert [str(error) for error in wrong] == [message]
+    assert items.total is None
+
+
+# Counting
+
+
+@pytest.mark.parametrize(
+    ("data", "splitter", "count"),
+    [
+        (b"", Lines, 0),
+        (b"a\nb\n", Lines, 2),
+        (b"a\nb", Lines, 2),
+        (b"\n\n", Lines, 2),
+        (b"a\nb\0c\0", partial(Lines, b"\0"), 2),
+        (b'1\n\n"b"\n', Json, 2),
+        (b'[1, "b"]', Json, 2),
+        (b"1\nwrong", Json, None),
+    ],
+)
+async def test_items_of_a_plain_file_are_counted_from_where_it_stands(tmp_path, data, splitter, count, monkeypatch):
+    monkeypatch.setattr(_items, "COUNTED", 2)
+    (tmp_path / "items").write_bytes(b"before\n" + data)
     fd = os.open(tmp_path / "items", os.O_RDONLY)
-    items = Items(fd, "it", Lines(), None)
-    assert [item.text async for item in items] == ["x" * 1000, "y" * 10]
+    os.lseek(fd, 7, os.SEEK_SET)
+    items = Items(Input(fd, "it", splitter), None, None)
+    os.lseek(fd, 0, os.SEEK_END)  # others read it
+    await items.count()
+    assert items.total == count
+    assert os.lseek(fd, 0, os.SEEK_CUR) == 7 + len(data)
     os.close(fd)
 
 
-async def test_what_cannot_be_read_is_wrong_use(tmp_path):
-    fd = os.open(tmp_path, os.O_RDONLY)
-    items = Items(fd, "the directory", Lines(), None)
-    with pytest.raises(UsageError, match=r"^cannot read the directory: Is a directory$"):
-        await anext(items)
+async def test_what_was_done_before_is_not_counted(tmp_path):
+    (tmp_path / "items").write_bytes(b"a\nb\nc\nb\na\n")
+    items, _ = read(tmp_path / "items", history=done(tmp_path / "log", "b", "a"))
+    assert await items.next() == Item(2, "c")
+    await items.count()
+    assert items.total == 3
+    assert [item.text async for (item,) in items] == ["b", "a"]
+    await items.count()
+    assert items.total == 3
+
+
+async def test_counting_does_not_undo_what_the_reader_has_found_meanwhile(tmp_path, monkeypatch):
+    (tmp_path / "items").write_bytes(b"a\n")
+    items, _ = read(tmp_path / "items")
+
+    async def in_thread(fn, *args):
+        if fn == items._count:
+            with (tmp_path / "items").open("ab") as file:
+                file.write(b"b\n")
+            assert len([item async for item in items]) == 2
+            return 1
+        return fn(*args)
+
+    monkeypatch.setattr(_items, "in_thread", in_thread)
+    await items.count()
+    assert items.total == 2
+
+
+async def test_at_the_end_a_pipe_that_has_ended_is_seen_to_have():
+    fd, write = os.pipe()
+    os.write(write, b"a\nb\nc")
+    items = Items(Input(fd, "it", Lines), None, None)
+    assert (await items.next()).text == "a"
+    await items.settle()  # there is more
+    assert items.total is None
+    await items.settle()  # nobody knows
+    assert items.total is None
+    os.close(write)
+    await items.settle()
+    assert items.total == 3
+    await items.settle()
     os.close(fd)

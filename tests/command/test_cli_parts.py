@@ -11,13 +11,11 @@ from functools import partial
 import pytest
 import trio
 
-from trio_fanout._cli import _output, _programs, _shutdown, _spool, _stdio
-from trio_fanout._cli._items import Item
-from trio_fanout._cli._output import REDRAW, Output
-from trio_fanout._cli._progress import PlainDisplay, RichDisplay, Tally, count_items, position_in, terminal_width
-from trio_fanout._cli._results import Result
-from trio_fanout._cli._shutdown import Cause, Running, Shutdown
-from trio_fanout._cli._spool import BLOCK, Spool
+from trio_fanout._cli import _end, _options, _output, _results, _stdio, _system
+from trio_fanout._cli._end import End, Running, Tally
+from trio_fanout._cli._items import Item, Items
+from trio_fanout._cli._output import REDRAW, Display, Output, progress_text, terminal_width
+from trio_fanout._cli._results import BLOCK, Result, Spool
 from trio_fanout._cli._stdio import read_some, write_all
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
@@ -36,54 +34,90 @@ class Idle:
 
 
 def running(deadline=math.inf):
-    return Running((Item(0, "a"),), Idle(), trio.CancelScope(deadline=deadline))
+    return Running((Item(0, "a"),), Idle(), trio.CancelScope(deadline=deadline), 0.0, "took too long")
+
+
+def an_end(*options):
+    return End(_options.parse(["map", *options, "true"]), Output("json", None))
 
 
 async def test_whose_time_was_up_is_not_taken_for_ended(autojump_clock):
-    shutdown = Shutdown()
+    end = an_end()
     late, early, endless = running(1), running(3), running()
-    shutdown.running.update([late, early, endless])
+    end.running.update([late, early, endless])
     with late.scope:
         await trio.sleep_forever()
-    shutdown.end()
-    assert (late.cause, early.cause, endless.cause) == (Cause.TIMEOUT, Cause.SHUTDOWN, Cause.SHUTDOWN)
+    end.note_signal(signal.SIGTERM)
+    assert (late.error, early.error, endless.error) == ("took too long", None, None)
     assert early.scope.cancel_called
     assert endless.scope.cancel_called
 
 
 async def test_what_waits_after_the_stop_does_not_begin():
-    shutdown = Shutdown()
-    shutdown.stop()
-    with shutdown.waiting() as scope:
+    end = an_end()
+    end.note_signal(signal.SIGINT)
+    with end.starting.scope() as scope:
         await trio.sleep_forever()
     assert scope.cancelled_caught
 
 
-def test_results_that_come_after_the_stop_are_stopped_too():
+async def test_results_that_come_after_the_stop_are_stopped_too():
     stopped = []
 
     class Results:
         def stop(self):
             stopped.append(self)
 
-    shutdown, results = Shutdown(), Results()
-    shutdown.stop()
-    shutdown.wind_down(results)
+    end, results = an_end(), Results()
+    end.note_signal(signal.SIGINT)
+    end.wind_down(results)
     assert stopped == [results]
 
 
+@pytest.mark.parametrize(
+    ("signals", "patience"),
+    [
+        ([signal.SIGINT], math.inf),
+        ([signal.SIGTERM], _end.KILL_AFTER + 1),
+        ([signal.SIGINT, signal.SIGINT], 4 + _end.MOMENT),
+        ([signal.SIGTERM, signal.SIGINT], 4 + _end.MOMENT),
+        ([signal.SIGTERM, signal.SIGINT, signal.SIGTERM], 4 + _end.MOMENT),
+    ],
+)
+async def test_who_asks_twice_waits_for_programs_and_no_reader(mock_clock, signals, patience):
+    end, ours = an_end(), running()
+    with end.printing.scope() as printing:
+        with end.watched(ours):
+            for number in signals:
+                end.note_signal(number)
+            mock_clock.jump(4)
+        assert printing.deadline == patience
+        mock_clock.jump(0.5)
+        end._hurry()
+        assert printing.deadline == patience
+
+
+async def test_a_second_signal_when_nothing_runs_waits_a_moment(mock_clock):
+    end = an_end()
+    with end.printing.scope() as printing:
+        end.note_signal(signal.SIGINT)
+        end.note_signal(signal.SIGINT)
+        assert printing.deadline == _end.MOMENT
+
+
 async def test_only_who_wants_the_terminal_is_ended_for_being_stopped(autojump_clock, monkeypatch):
-    shutdown, ours = Shutdown(), running()
-    shutdown.running.add(ours)
+    end, ours = an_end(), running()
+    end.running.add(ours)
+    monkeypatch.setattr(_end, "reap_orphans", lambda ours: None)
     others, by_hand, wants = (4, signal.SIGTTIN), (5, signal.SIGSTOP), (5, signal.SIGTTOU)
     looks = iter([[others, by_hand], [wants], [wants]])
-    monkeypatch.setattr(_shutdown, "stopped_children", lambda: next(looks))
+    monkeypatch.setattr(_end, "stopped_children", lambda: next(looks))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(shutdown.watch_for_stopped)
-        await trio.sleep(1.5 * _shutdown.LOOK_FOR_STOPPED)
+        nursery.start_soon(end.watch_children)
+        await trio.sleep(1.5 * _end.LOOK_AT_CHILDREN)
         assert not ours.scope.cancel_called
-        await trio.sleep(2 * _shutdown.LOOK_FOR_STOPPED)
-        assert (ours.scope.cancel_called, ours.cause) == (True, Cause.TERMINAL)
+        await trio.sleep(2 * _end.LOOK_AT_CHILDREN)
+        assert (ours.scope.cancel_called, ours.error) == (True, "it wants to use the terminal, which stops it")
         nursery.cancel_scope.cancel()
 
 
@@ -98,9 +132,6 @@ class Draws:
 
     def hide(self):
         self.log.append("hide")
-
-    def close(self):
-        self.log.append("close")
 
     def take(self):
         log, self.log = self.log, []
@@ -127,7 +158,7 @@ async def test_progress_is_hidden_for_output_and_keeps_off_a_line_that_has_not_e
     display = Draws()
     output = Output("text", display)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(output.keep_drawing, Tally(lambda: None))
+        nursery.start_soon(output.keep_drawing, Tally())
         await trio.testing.wait_all_tasks_blocked()
         assert display.take() == ["draw"]
         await output.show(printed(b"half"))
@@ -143,7 +174,7 @@ async def test_progress_is_hidden_for_output_and_keeps_off_a_line_that_has_not_e
         await trio.testing.wait_all_tasks_blocked()
         assert display.take() == ["draw"]
         nursery.cancel_scope.cancel()
-    assert display.take() == ["close"]
+    assert display.take() == ["hide"]
     assert capfd.readouterr() == ("half and whole\n", "trio-fanout: well\n")
 
 
@@ -153,7 +184,7 @@ async def test_progress_stays_in_sight_where_results_go_elsewhere(capfd, mock_cl
     display = Draws()
     output = Output(form, display)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(output.keep_drawing, Tally(lambda: None))
+        nursery.start_soon(output.keep_drawing, Tally())
         await trio.testing.wait_all_tasks_blocked()
         await output.show(printed(b"no newline"))
         mock_clock.jump(REDRAW)
@@ -162,20 +193,25 @@ async def test_progress_stays_in_sight_where_results_go_elsewhere(capfd, mock_cl
         nursery.cancel_scope.cancel()
 
 
+def of(total, **fields):
+    """A tally of that many items."""
+    return Tally(items=Items(map(str, range(total)), None, None), began=100.0, **fields)
+
+
 def test_the_tally_knows_the_first_failure_and_the_time_left(monkeypatch):
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    total = None
-    tally = Tally(lambda: total, began=now)
-    assert tally.text() == "0 done, 0 failed"
-    tally.done = 4
-    for index, error in [(3, "x"), (1, "y"), (4, "z")]:
-        tally.add_failure((Item(index, "item"),), error)
+    tally = Tally(began=now)
+    assert progress_text(tally, 80) == "0 done, 0 failed"
+    for index, error in [(3, "x"), (1, "y"), (4, "z"), (0, None)]:
+        tally.finish((Item(index, "item"),), error)
     now += 2
     assert tally.first_failure == ((Item(1, "item"),), "y")
-    assert tally.text() == "4 done, 3 failed, 2/s"
-    total = 200
-    assert tally.text() == "4 of 200 done, 3 failed, 2/s, 1:38 left"
+    assert progress_text(tally, 80) == "4 done, 3 failed, 2/s"
+    assert tally.account("left") == "1 done, 3 failed"
+    tally.items = of(200).items
+    assert progress_text(tally, 80) == "4 of 200 done, 3 failed, 2/s, 1:38 left"
+    assert tally.account("left") == "1 done, 3 failed, 196 left"
 
 
 @pytest.mark.parametrize(
@@ -190,30 +226,41 @@ def test_the_tally_knows_the_first_failure_and_the_time_left(monkeypatch):
 )
 def test_on_a_narrow_screen_the_time_left_stays(monkeypatch, width, text):
     monkeypatch.setattr("time.monotonic", lambda: 102.0)
-    tally = Tally(lambda: 200, done=4, failed=3, began=100.0)
-    assert tally.text(width) == text
+    assert progress_text(of(200, finished=4, failed=3), width) == text
 
 
 def test_without_a_total_the_rate_stays(monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: 102.0)
-    tally = Tally(lambda: None, began=100.0)
-    assert [tally.text(width) for width in (99, 10)] == ["0 done, 0 failed", "0 done"]
-    tally.done = 4
-    assert [tally.text(width) for width in (99, 11, 7)] == ["4 done, 0 failed, 2/s", "4 done, 2/s", "4 done"]
+    tally = Tally(began=100.0)
+    assert [progress_text(tally, width) for width in (99, 10)] == ["0 done, 0 failed", "0 done"]
+    tally.finished = 4
+    assert [progress_text(tally, width) for width in (99, 11, 7)] == ["4 done, 0 failed, 2/s", "4 done, 2/s", "4 done"]
 
 
 def test_a_display_that_was_never_drawn_needs_no_hiding(capfd):
-    pytest.importorskip("rich")
-    for display in (RichDisplay(), PlainDisplay(dumb=True)):
-        display.hide()
-        display.close()
+    Display(dumb=False).hide()
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_plain_line_fits_the_terminal_of_standard_error(capfd, monkeypatch):
+@pytest.mark.parametrize("rich", [True, False])
+def test_the_line_fits_the_terminal_of_standard_error(capfd, monkeypatch, rich):
+    if rich:
+        pytest.importorskip("rich")
+    else:
+        monkeypatch.setitem(sys.modules, "rich", None)
     monkeypatch.setattr(os, "get_terminal_size", {2: os.terminal_size((9, 24))}.__getitem__)
-    PlainDisplay(dumb=False).draw(Tally(lambda: None))
+    Display(dumb=False).draw(Tally())
     assert capfd.readouterr().err == "\r\x1b[K0 done"
+
+
+@pytest.mark.parametrize(("columns", "length"), [(100, 30), (40, 22), (28, 10), (27, 0)])
+def test_the_bar_has_the_room_that_the_words_leave(capfd, monkeypatch, columns, length):
+    pytest.importorskip("rich")
+    monkeypatch.setattr(os, "get_terminal_size", {2: os.terminal_size((columns, 24))}.__getitem__)
+    Display(dumb=False).draw(Tally())
+    shown = capfd.readouterr().err
+    assert shown.endswith("0 done, 0 failed")
+    assert shown.count("\u2501") + shown.count("-") == length
 
 
 @pytest.mark.parametrize("columns", [0, None])
@@ -228,23 +275,12 @@ def test_a_terminal_that_does_not_tell_its_width_has_the_usual_one(monkeypatch, 
 
 
 def test_a_dumb_terminal_gets_no_escape_codes(capfd):
-    display = PlainDisplay(dumb=True)
-    display.draw(Tally(lambda: None))
-    display.draw(Tally(lambda: None))
-    display.close()
+    display = Display(dumb=True)
+    display.draw(Tally())
+    display.draw(Tally())
+    display.hide()
     blank = "\r" + " " * 16 + "\r"
     assert capfd.readouterr().err == f"\r\r0 done, 0 failed{blank}0 done, 0 failed{blank}"
-
-
-@pytest.mark.parametrize(("data", "count"), [(b"", 0), (b"a\nb\n", 2), (b"a\nb", 2), (b"\n\n", 2)])
-def test_items_of_a_file_are_counted_from_where_it_stands(tmp_path, data, count):
-    (tmp_path / "items").write_bytes(b"before\n" + data)
-    fd = os.open(tmp_path / "items", os.O_RDONLY)
-    os.lseek(fd, 7, os.SEEK_SET)
-    position = position_in(fd)
-    os.lseek(fd, 0, os.SEEK_END)  # others read it
-    assert count_items(fd, position, b"\n") == count
-    os.close(fd)
 
 
 def test_a_pipe_that_is_full_and_does_not_block_is_waited_for(monkeypatch):
@@ -280,13 +316,6 @@ def test_a_pipe_that_is_empty_and_does_not_block_is_waited_for(monkeypatch):
     os.close(write)
 
 
-def test_items_of_a_pipe_are_not_counted():
-    read, write = os.pipe()
-    assert position_in(read) is None
-    os.close(read)
-    os.close(write)
-
-
 def test_a_message_that_cannot_be_written_is_no_reason_to_fail(monkeypatch):
     def fail(fd, data):
         raise BrokenPipeError
@@ -300,9 +329,9 @@ def test_a_process_that_goes_while_it_is_looked_at_is_gone(tmp_path, monkeypatch
     (tmp_path / "456").mkdir()
     (tmp_path / "456" / "stat").write_text("456 (a) b) S 1 789 0")
     (tmp_path / "self").mkdir()
-    monkeypatch.setattr(_programs, "_PROC", tmp_path)
-    assert _programs._lives(789)
-    assert not _programs._lives(456)
+    monkeypatch.setattr(_system, "_PROC", tmp_path)
+    assert _system._lives(789)
+    assert not _system._lives(456)
 
 
 # What is kept until it is printed
@@ -313,7 +342,7 @@ def content(kept):
 
 
 def test_outputs_share_the_memory_and_the_file(monkeypatch):
-    monkeypatch.setattr(_spool, "MEMORY", 3 * BLOCK)
+    monkeypatch.setattr(_results, "MEMORY", 3 * BLOCK)
     spool = Spool()
     first, second = spool.open(), spool.open()
     for number in range(10):
@@ -329,7 +358,7 @@ def test_outputs_share_the_memory_and_the_file(monkeypatch):
 
 
 def test_the_blocks_of_what_was_printed_are_used_again(monkeypatch):
-    monkeypatch.setattr(_spool, "MEMORY", 0)
+    monkeypatch.setattr(_results, "MEMORY", 0)
     spool = Spool()
     kept = [spool.open() for _ in range(3)]
     for output in kept:
@@ -347,7 +376,7 @@ def test_the_blocks_of_what_was_printed_are_used_again(monkeypatch):
 
 
 def test_a_disk_that_takes_a_part_at_a_time(monkeypatch):
-    monkeypatch.setattr(_spool, "MEMORY", 0)
+    monkeypatch.setattr(_results, "MEMORY", 0)
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:1000], at))
     spool = Spool()

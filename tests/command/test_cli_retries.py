@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from cli_helpers import PATIENCE, Cli, wait_for
-from trio_fanout._cli import _runner
+from trio_fanout._cli import _run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 
@@ -34,7 +34,7 @@ def pauses(monkeypatch):
         asked.append(attempts)
         return 0.02
 
-    monkeypatch.setattr(_runner, "_pause_after", pause_after)
+    monkeypatch.setattr(_run, "_pause_after", pause_after)
     return asked
 
 
@@ -60,7 +60,7 @@ def test_without_retries_no_attempts_are_told(cli):
 
 
 def test_the_place_of_one_that_waits_is_anothers(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(_runner, "_pause_after", lambda attempts: 0.5)
+    monkeypatch.setattr(_run, "_pause_after", lambda attempts: 0.5)
     script = "echo $0 >>ran; test $0 != a || test $(grep -c a ran) = 2"
     assert cli("do", "-j1", "--retries", "1", "sh", "-c", script, stdin="a\nb\nc\n").code == 0
     assert (tmp_path / "ran").read_text().split() == ["a", "b", "c", "a"]
@@ -99,15 +99,18 @@ def test_batches_are_tried_again_as_a_whole(cli, tmp_path, pauses):
 
 
 def test_where_another_has_failed_for_good_one_that_waits_has_not(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(_runner, "_pause_after", lambda attempts: 1000)
+    monkeypatch.setattr(_run, "_pause_after", lambda attempts: 1000)
     # The second begins when the first waits: its place was the first's. It cannot be started, however often.
     ran = cli("map", "-j1", "--retries", "1", "--json", "{}", stdin='["false", "./nothing"]')
     assert (ran.code, ran.column("item")) == (1, ["./nothing"])
-    assert ran.err == "trio-fanout: item 1 ('./nothing') failed: cannot start './nothing': No such file or directory\n"
+    assert ran.err.splitlines() == [
+        "trio-fanout: item 1 ('./nothing') failed: cannot start './nothing': No such file or directory",
+        "trio-fanout: 0 done, 1 failed, 1 not run (-k goes on after a failure)",
+    ]
 
 
 def test_an_interrupt_ends_the_wait_for_the_next_attempt(tmp_path):
-    patient = "from trio_fanout._cli import _runner, main; _runner._pause_after = lambda attempts: 1000; "
+    patient = "from trio_fanout._cli import _run, main; _run._pause_after = lambda attempts: 1000; "
     script = "echo $0; echo $0 >>ran; exit 3"
     command = [sys.executable, "-c", f"{patient} import sys; sys.exit(main())", "map", "--retries", "20", "-j3"]
     with subprocess.Popen(
@@ -117,7 +120,7 @@ def test_an_interrupt_ends_the_wait_for_the_next_attempt(tmp_path):
         process.stdin.flush()
         wait_for(lambda: (tmp_path / "ran").exists() and len((tmp_path / "ran").read_text()) == 4)
         said = b""
-        while said != b"trio-fanout: 0 running\n":
+        while said != b"trio-fanout: 0 running; 0 done, 0 failed\n":
             process.send_signal(signal.SIGUSR1)
             said = process.stderr.readline()
         process.send_signal(signal.SIGINT)
@@ -131,7 +134,7 @@ def test_an_interrupt_ends_the_wait_for_the_next_attempt(tmp_path):
 
 def test_pauses_grow_up_to_a_minute_and_are_not_the_same_for_all():
     for attempts, seconds in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (8, 60), (5000, 60)]:
-        pauses = {_runner._pause_after(attempts) for _ in range(20)}
+        pauses = {_run._pause_after(attempts) for _ in range(20)}
         assert all(0.75 * seconds <= pause <= 1.25 * seconds for pause in pauses)
         assert len(pauses) > 1
 

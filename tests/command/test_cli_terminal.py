@@ -26,7 +26,7 @@ WITHOUT_RICH = [
 IMPATIENT = [
     sys.executable,
     "-c",
-    "from trio_fanout._cli import _shutdown, main; _shutdown.KILL_AFTER = -0.9; import sys; sys.exit(main())",
+    "from trio_fanout._cli import _end, main; _end.KILL_AFTER = -0.9; import sys; sys.exit(main())",
 ]
 
 
@@ -55,11 +55,12 @@ def test_one_interrupt_lets_what_runs_finish_and_starts_nothing_more(tmp_path):
         process.stdin.flush()
         wait_until_begun(tmp_path)
         process.send_signal(signal.SIGINT)
-        assert process.stderr.readline() == b"trio-fanout: waiting for what runs (1); Ctrl-C again to end it\n"
+        waiting = b"trio-fanout: waiting for 1 running program; press Ctrl-C again to terminate it\n"
+        assert process.stderr.readline() == waiting
         release(tmp_path, "finished")
         (record,) = map(json.loads, process.stdout.read().splitlines())
         assert (record["item"], record["stdout"], record["failed"]) == ("0", "finished\n", False)
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == b"trio-fanout: 1 done, 0 failed; the rest of the input was not run\n"
         assert process.wait(PATIENCE) == 130
 
 
@@ -83,7 +84,7 @@ def test_a_second_interrupt_or_another_signal_ends_what_runs(tmp_path, signals):
             process.stderr.readline()  # it has seen it: two that come together are one
         process.send_signal(signals[-1])
         assert process.stdout.read() == b""  # it did not finish
-        assert process.wait(PATIENCE) == 130
+        assert process.wait(PATIENCE) == 128 + signals[0]
     assert is_gone(number_in(tmp_path / "child-0"))
 
 
@@ -94,7 +95,7 @@ def test_an_interrupt_while_there_is_nothing_to_do(tmp_path):
         assert items_in(process.stdout.readline()) == ["a"]
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == b"trio-fanout: 1 done, 0 failed; the rest of the input was not run\n"
 
 
 def test_an_interrupt_while_fan_out_reads_its_input(tmp_path):
@@ -134,7 +135,7 @@ def test_a_reader_who_has_stopped_does_not_hold_up_the_end(tmp_path):
         wait_until_begun(tmp_path)
         assert process.stdout.read(10)  # it writes, and the pipe is full then
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 130
+        assert process.wait(PATIENCE) == 143
 
 
 def test_a_signal_asks_what_runs(tmp_path):
@@ -145,7 +146,7 @@ def test_a_signal_asks_what_runs(tmp_path):
         wait_for((tmp_path / "begun-0").exists)
         wait_for((tmp_path / "begun-2").exists)
         process.send_signal(signal.SIGUSR1)
-        assert process.stderr.readline() == b"trio-fanout: 2 running\n"
+        assert process.stderr.readline() == b"trio-fanout: 2 running; 0 done, 0 failed\n"
         for index in (0, 2):
             line = process.stderr.readline().decode()
             assert re.fullmatch(rf"  item {index} \('{index}'\) and 1 more has run for \d+\.\d s, process \d+\n", line)
@@ -184,7 +185,7 @@ def test_a_reader_of_messages_who_has_stopped_holds_up_no_signal():
         wait_for(is_full)
         process.send_signal(signal.SIGUSR1)  # this is no reason to wait either
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 130
+        assert process.wait(PATIENCE) == 143
 
 
 # On a terminal
@@ -324,7 +325,9 @@ def test_progress_is_no_wider_than_the_terminal_of_standard_error(spawn, tmp_pat
     child.expect(" left")
     child.sendintr()
     lines = re.split(r"[\r\n]+", plain(child.before + child.after + child.read()))
-    assert max(map(len, lines)) <= max(40, len("trio-fanout: waiting for what runs (100); Ctrl-C again to end it"))
+    assert max(map(len, lines)) <= max(
+        40, len("trio-fanout: waiting for 100 running programs; press Ctrl-C again to terminate them")
+    )
     assert all(len(line) <= 40 for line in lines if "done" in line)
 
 
@@ -399,7 +402,7 @@ def test_ctrl_c_once(spawn, tmp_path, command):
     child.sendline("1")
     wait_until_begun(tmp_path)
     child.sendintr()
-    child.expect(r"trio-fanout: waiting for what runs \(1\); Ctrl-C again to end it\r\n")
+    child.expect(r"trio-fanout: waiting for 1 running program; press Ctrl-C again to terminate it\r\n")
     release(tmp_path, "finished")
     child.expect(r'"stdout": "finished\\n"')
     child.read()
@@ -415,7 +418,7 @@ def test_ctrl_c_twice(spawn, tmp_path, command):
     child.sendline("0")
     wait_until_begun(tmp_path)
     child.sendintr()
-    child.expect("Ctrl-C again to end it")
+    child.expect("Ctrl-C again to terminate it")
     child.sendintr()
     child.read()
     child.close()

@@ -1,6 +1,10 @@
 """The command line, `trio-fanout`: `map`, `do` and `fan-out`, for programs.
 
 It uses the library as any application would, and the library knows nothing of it.
+
+`_options` is what the user asked for, `_run` does it, and `_end` knows how it ends. Each of the others has one part of
+it: the items (`_items`, `_json`), the words of a program (`_words`), the program (`_programs`, `_system`), what came of
+it (`_results`), where that is printed (`_output`) and kept (`_log`), and files of all kinds (`_stdio`).
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ import os
 import signal
 import sys
 
-from .._startup import INTERRUPTED
+from ._options import parse
 from ._stdio import say
 
 
@@ -22,22 +26,20 @@ def main(argv: list[str] | None = None) -> int:
     if sys.platform == "win32":  # pragma: no cover
         say("this needs process groups and signals, which Windows does not have")
         return 2
-    from ._parser import parse  # noqa: PLC0415
-
     try:
         options = parse(argv)
     except SystemExit as exit_:  # argparse has said what is wrong, or helped
         return int(exit_.code or 0)
     _have_standard_files()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some parents leave it, it would hide exit codes
-    import trio  # noqa: PLC0415
+    import trio  # noqa: PLC0415  # both of them need POSIX
 
-    from ._commands import run  # noqa: PLC0415
+    from ._run import run  # noqa: PLC0415
 
     try:
         return trio.run(run, options)
     except KeyboardInterrupt:  # before the signal could be received in another way
-        return INTERRUPTED
+        return 128 + signal.SIGINT
 
 
 def _have_standard_files() -> None:

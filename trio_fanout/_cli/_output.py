@@ -1,4 +1,7 @@
-"""What goes to standard output, and the progress beside it."""
+"""What goes to standard output and to standard error: results, messages, and the progress beside them.
+
+Progress is a bar by rich, or a line of text without it.
+"""
 
 from __future__ import annotations
 
@@ -9,36 +12,35 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ._stdio import FatalError, in_thread, is_ready, reason, say, write_all
+from ._stdio import FatalError, in_thread, is_ready, reason, say, tell, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from ._progress import Display, Tally
+    from ._end import Tally
     from ._results import Result
 
-REDRAW: Final = 0.2
-"""Seconds between two states of the progress display."""
-
-REDRAW_SOON: Final = 0.05
-"""Seconds after which a state is drawn anew where a result or a message has hidden it."""
+REDRAW: Final = 0.2  # seconds between two states of the progress display
+REDRAW_SOON: Final = 0.05  # seconds after which one is drawn anew where a result or a message has hidden it
 
 
 class Output:
-    """Prints results and messages, and keeps the progress display out of their way."""
+    """Prints results and messages, and keeps the progress display out of their way.
 
-    def __init__(self, form: str, display: Display | None) -> None:
+    Args:
+        form: that of results, ``json`` or ``text``.
+        display: shows progress.
+        logs: whether there is a log of the results.
+    """
+
+    def __init__(self, form: str, display: Display | None, *, logs: bool = False) -> None:
         self._form = form
-        self._display = display
+        self._logs = logs
+        self.display: Final = display
         self._tally: Tally | None = None
         self._drawn = -REDRAW_SOON
         self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
         self._within_line = False  # on a terminal
-
-    @property
-    def shows_progress(self) -> bool:
-        """Whether there is a progress display."""
-        return self._display is not None
 
     async def show(self, result: Result) -> None:
         """Print a result.
@@ -47,10 +49,14 @@ class Output:
             BrokenPipeError: standard output is a pipe without a reader.
             FatalError: it cannot be written.
         """
-        if self._form == "text":
-            await self._print(result.text(), hides_progress=1 in self._terminals or result.outputs[1].size > 0)
-        else:
+        if self._form == "json":
             await self.print_line(result.json_line())
+            return
+        pieces = result.text()
+        if self._logs and result.error is not None:
+            # The program will run again with `--resume`, and print this again. Until then it is in the log.
+            pieces = (piece for piece in pieces if piece[0] != 1)
+        await self._print(pieces, hides_progress=1 in self._terminals or result.outputs[1].size > 0)
 
     async def print_line(self, line: bytes) -> None:
         """Print a line; raises what `show` does."""
@@ -65,8 +71,7 @@ class Output:
             if at_once:
                 self._write(pieces)
             else:
-                # In a thread: the reader may pause, and so may a terminal (Ctrl-S). Signals and time-outs must not wait
-                # for that.
+                # In a thread: the reader may pause, and so may a terminal (Ctrl-S). Signals must not wait for that.
                 await in_thread(self._write, pieces)
         except BrokenPipeError:
             raise
@@ -79,7 +84,7 @@ class Output:
     def _write(self, pieces: Iterator[tuple[int, bytes]]) -> None:
         for fd, piece in pieces:
             if fd in self._terminals:
-                self._within_line = True  # also while it is written
+                self._within_line = True  # even while it is written
             write_all(fd, piece)
             if fd in self._terminals:
                 self._within_line = not piece.endswith(b"\n")
@@ -100,7 +105,7 @@ class Output:
 
     async def keep_drawing(self, tally: Tally) -> None:
         """Show how far things are, until cancelled."""
-        assert self._display is not None
+        assert self.display is not None
         self._tally = tally
         try:
             while True:
@@ -108,19 +113,105 @@ class Output:
                 await trio.sleep(REDRAW)
         finally:
             self._tally = None
-            self._display.close()
+            self.display.hide()
 
     def _draw(self) -> None:
         # Not on a terminal that has been told to stop, by Ctrl-S: that would stop all else, too.
-        if self._display is not None and self._tally is not None and not self._within_line and is_ready(2):
-            self._display.draw(self._tally)
+        if self.display is not None and self._tally is not None and not self._within_line and is_ready(2):
+            self.display.draw(self._tally)
             self._drawn = time.monotonic()
 
     def _draw_soon(self) -> None:
-        # A bar takes its time: not after each of a thousand results a second.
+        # A bar takes its time: not after each of a thousand results per second.
         if time.monotonic() - self._drawn > REDRAW_SOON:
             self._draw()
 
     def _hide(self) -> None:
-        if self._display is not None and is_ready(2):
-            self._display.hide()
+        if self.display is not None and is_ready(2):
+            self.display.hide()
+
+
+class Display:
+    """A line on a terminal that shows how far things are: in words, and with a bar if rich is installed.
+
+    Args:
+        dumb: whether the terminal knows no escape codes.
+    """
+
+    def __init__(self, *, dumb: bool) -> None:
+        self._dumb = dumb
+        self._bar = None if dumb else _bar_of_rich()
+        self._shown = 0  # characters
+
+    def draw(self, tally: Tally) -> None:
+        """Show the line as it is now."""
+        width = terminal_width() - 1
+        text = progress_text(tally, width)
+        # The bar takes what the text leaves of a narrow screen.
+        room = min(_LONGEST_BAR, width - 1 - len(text))
+        bar = "" if self._bar is None or room < _SHORTEST_BAR else f"{self._bar(tally, room)} "
+        tell(f"{self._clear()}{bar}{text}")
+        self._shown = len(text)
+
+    def hide(self) -> None:
+        """Take the line away until it is drawn again."""
+        if self._shown:
+            tell(self._clear())
+            self._shown = 0
+
+    def _clear(self) -> str:
+        return f"\r{' ' * self._shown}\r" if self._dumb else "\r\x1b[K"
+
+
+_LONGEST_BAR: Final = 30
+_SHORTEST_BAR: Final = 10
+
+
+def _bar_of_rich() -> Callable[[Tally, int], str] | None:
+    try:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress_bar import ProgressBar  # noqa: PLC0415
+    except ImportError:
+        return None
+    console = Console(stderr=True, width=_LONGEST_BAR, height=1)
+
+    def bar(tally: Tally, width: int) -> str:
+        with console.capture() as captured:
+            console.print(ProgressBar(tally.total(), tally.finished, width), end="")
+        return captured.get()
+
+    return bar
+
+
+def terminal_width() -> int:
+    """How many columns the terminal has that progress is shown on."""
+    usual = 80
+    try:
+        return os.get_terminal_size(2).columns or usual
+    except OSError:  # it has just gone
+        return usual
+
+
+def open_display(*, wanted: bool) -> Display | None:
+    """A display, if it is wanted and there is a terminal for it."""
+    if not wanted or not os.isatty(2):
+        return None
+    return Display(dumb=os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"))
+
+
+def progress_text(tally: Tally, width: int) -> str:
+    """How far things are, in words; on a narrow screen, what matters least is left out."""
+    total = tally.total()
+    done = f"{tally.finished} done" if total is None else f"{tally.finished} of {total} done"
+    failed, rate = f"{tally.failed} failed", ""
+    parts = [done, failed]
+    if tally.finished:
+        per_second = tally.finished / max(time.monotonic() - tally.began, 1e-9)
+        parts.append(rate := f"{per_second:.3g}/s")
+        if total is not None:
+            minutes, seconds = divmod(round(max(total - tally.finished, 0) / per_second), 60)
+            parts.append(f"{minutes}:{seconds:02} left")
+    for part in (failed, rate, done):
+        if len(", ".join(parts)) > width and len(parts) > 1:
+            parts.remove(part)
+    return ", ".join(parts)[:width]

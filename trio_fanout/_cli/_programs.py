@@ -12,23 +12,19 @@ import resource
 import selectors
 import signal
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from ._stdio import PIECE, FatalError, in_thread, reason
+from ._system import signal_group, wait_for_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Self
 
-    from ._spool import Kept, Spool
+    from ._results import Kept, Spool
 
-KILL_AFTER: Final = 5.0
-"""Seconds from SIGTERM to SIGKILL."""
-
-_PROC: Final = Path("/proc")
+KILL_AFTER: Final = 5.0  # seconds from SIGTERM to SIGKILL
 
 # As a plain dictionary: to encode it anew would take longer than all else that Python does to start a program.
 _ENVIRONMENT: Final = dict(os.environb)
@@ -40,18 +36,19 @@ _IGNORED_BY_PYTHON: Final = [getattr(signal, name) for name in ("SIGPIPE", "SIGX
 class Launcher:
     """Starts programs, and reads what they print.
 
-    It allows itself as many open files as so many programs at once need, or as the system will. The programs get the
-    limit that was there before.
+    It allows itself as many open files as that many programs need, if the system does. The programs get the limit that
+    there was before.
 
     Args:
         parallel: how many programs run at once.
         spool: keeps what they print, instead of letting it through.
+        stdin: the file that is the standard input of each.
     """
 
-    def __init__(self, parallel: int, spool: Spool | None) -> None:
+    def __init__(self, parallel: int, spool: Spool | None, stdin: str = os.devnull) -> None:
         self.spool: Final = spool
         self.pipes: Final = selectors.DefaultSelector()
-        self._empty = os.open(os.devnull, os.O_RDONLY)
+        self._stdin = stdin
         self._inherited = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._raised = _more_open_files(self._inherited, 64 + 4 * parallel)
 
@@ -62,20 +59,19 @@ class Launcher:
     def __exit__(self, *_: object) -> None:
         self._limit_open_files(self._inherited)
         self.pipes.close()
-        os.close(self._empty)
 
-    def start(self, words: list[bytes], stdin: int | None = None) -> Program:
+    def start(self, words: list[bytes]) -> Program:
         """Start a program.
 
         Args:
             words: the program, found by PATH, and its arguments.
-            stdin: a file that is its standard input, which is empty if this is None.
 
         Raises:
             OSError, ValueError: it cannot be started.
         """
         program = Program(self, self.outputs())
-        actions: list[Any] = [(os.POSIX_SPAWN_DUP2, self._empty if stdin is None else stdin, 0)]
+        # Each opens its standard input anew, for a position of its own in it.
+        actions: list[Any] = [(os.POSIX_SPAWN_OPEN, 0, self._stdin, os.O_RDONLY, 0)]
         ours: list[int] = []
         theirs: list[int] = []
         try:
@@ -194,11 +190,7 @@ class Program:
 
     def signal(self, number: int) -> bool:
         """Send a signal to the group. False if no process in it can receive one."""
-        try:
-            os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return True
+        return signal_group(self.pid, number)
 
     def close(self) -> None:
         """Forget what it has printed."""
@@ -258,32 +250,18 @@ class Program:
             return  # no process is left
         self.signal(signal.SIGCONT)  # one that is stopped would not notice
         with trio.move_on_after(KILL_AFTER):
-            await self._wait_for_group()
+            await self._wait_for_end()
             return
         self.signal(signal.SIGKILL)
-        await self._wait_for_group()
+        await self._wait_for_end()
 
-    async def _wait_for_group(self) -> None:
+    async def _wait_for_end(self) -> None:
         """Wait until no process is left in the group."""
         if not self._reaped:
             await self._wait_for_exit()
             os.waitpid(self.pid, 0)  # noqa: ASYNC222  # it has exited
             self._reaped = True
-        pause = 0.005
-        while self.signal(0) and _lives(self.pid):
-            # Nothing tells when a process goes that is not a child. The number of the group may be given to another
-            # one then, but not before the system has used all others.
-            await trio.sleep(pause)
-            pause = min(2 * pause, 0.2)
-
-
-def stopped_children() -> Iterator[tuple[int, int]]:
-    """The children that have been stopped since this was last asked: their number, and that of the signal."""
-    try:
-        while (status := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG)) is not None:
-            yield status.si_pid, status.si_status
-    except ChildProcessError:
-        pass  # there is none
+        await wait_for_group(self.pid)
 
 
 def _open_pidfd(pid: int) -> int | None:
@@ -292,24 +270,3 @@ def _open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return None
-
-
-def _lives(group: int) -> bool:
-    """Whether any process of the group does more than wait for its parent to notice that it has exited.
-
-    Where the first process of a container does not reap the orphans that it inherits, that takes forever.
-    """
-    if not _PROC.is_dir():
-        return True
-    return any(stat[2] == b"%d" % group and stat[0] not in (b"Z", b"X") for stat in _process_stats())
-
-
-def _process_stats() -> Iterator[list[bytes]]:
-    """For each process its state, its parent's number and its group's, and more: see proc_pid_stat(5)."""
-    for process in _PROC.iterdir():
-        if process.name.isdigit():
-            try:
-                # The name of the program, in parentheses, can hold anything.
-                yield (process / "stat").read_bytes().rpartition(b")")[2].split()
-            except OSError:
-                pass  # it has just gone

@@ -1,18 +1,25 @@
-"""What came of a job, and the two forms in which it is written down."""
+"""What came of a program: its result, the two forms in which that is written down, and what the program printed.
+
+Outputs are kept until they are printed: some in memory, the rest in one temporary file.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final, final
+import os
+import tempfile
+from typing import IO, TYPE_CHECKING, Any, Final, final
 
 import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ._history import Words
     from ._items import Job
-    from ._spool import Kept
+    from ._words import Words
+
+MEMORY: Final = 1 << 24  # bytes of all outputs together that are kept in memory
+BLOCK: Final = 1 << 16  # bytes that are written to the file at once, and read
 
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -20,33 +27,19 @@ _ENCODE: Final = json.JSONEncoder(ensure_ascii=False).encode
 @final
 @attrs.frozen(eq=False)
 class Result:
-    """What came of a program that was started.
-
-    Attributes:
-        job: the item that it was started for, or several.
-        program: its words, with places for items.
-        exit_code: None if it did not end by itself, -N if signal N killed it.
-        outputs: what it printed, if that was kept: standard output, then standard error.
-        started: when it was, in seconds since the epoch.
-        seconds: how long it ran.
-        error: why it failed; None if it succeeded.
-        attempts: how many times it was started; None if it was not to be tried again.
-        batch: whether it was started for up to so many items, so that the record tells them in a list.
-        found: whether there is such a program.
-        hopeless: whether another attempt would fail as well.
-    """
+    """What came of a program that was started."""
 
     job: Job
-    program: Words
-    exit_code: int | None
-    outputs: Sequence[Kept]
-    started: float
-    seconds: float
-    error: str | None
-    attempts: int | None = None
-    batch: bool = False
-    found: bool = True
-    hopeless: bool = False
+    program: Words  # with places for items
+    exit_code: int | None  # None if it did not end by itself, -N if signal N killed it
+    outputs: Sequence[Kept]  # if they were kept: standard output, then standard error
+    started: float  # seconds since the epoch
+    seconds: float  # how long it ran
+    error: str | None  # why it failed; None if it succeeded
+    attempts: int | None = None  # how many times it was started; None if it was not to be retried
+    batch: bool = False  # the record lists the items
+    found: bool = True  # there is such a program
+    hopeless: bool = False  # another attempt would fail as well
 
     def json_line(self) -> bytes:
         r"""The result as a line of JSON.
@@ -88,3 +81,94 @@ class Result:
         """Forget what the program printed."""
         for output in self.outputs:
             output.close()
+
+
+class Spool:
+    """The outputs of all programs.
+
+    Hundreds of results may wait for their turn. A file for each would use up the open files, and a share of memory for
+    each would be a lot together. So they share both: in one file, the blocks of an output that was printed are used
+    again, and when none is left, the file is emptied.
+    """
+
+    def __init__(self) -> None:
+        self.in_memory = 0
+        self._file: IO[bytes] | None = None
+        self._free: list[int] = []
+        self._blocks = 0  # how many the file has
+
+    def open(self) -> Kept:
+        """A new output."""
+        return Kept(self)
+
+    def put(self, data: bytes) -> int:
+        """Write a block, and return its number."""
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # `close` does
+        if not self._free:
+            self._free.append(self._blocks)
+            self._blocks += 1
+        position = self._free[-1] * BLOCK
+        while data:  # a disk that is almost full takes a part
+            written = os.pwrite(self._file.fileno(), data, position)
+            position += written
+            data = data[written:]
+        return self._free.pop()
+
+    def get(self, block: int) -> bytes:
+        """Read a block."""
+        assert self._file is not None
+        return os.pread(self._file.fileno(), BLOCK, block * BLOCK)
+
+    def forget(self, blocks: list[int]) -> None:
+        """Have these blocks used again."""
+        self._free.extend(blocks)
+        if self._file is not None and len(self._free) == self._blocks:
+            self._free.clear()
+            self._blocks = 0
+            self._file.truncate(0)
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._file is not None:
+            self._file.close()
+
+
+class Kept:
+    """What one program has printed to one of its standard files."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._blocks: list[bytes | int] = []  # in memory, or their number in the file
+        self._rest = bytearray()  # what follows them
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Add to it."""
+        self._rest.extend(data)
+        self._spool.in_memory += len(data)
+        self.size += len(data)
+        while len(self._rest) >= BLOCK:
+            block = bytes(self._rest[:BLOCK])
+            if self._spool.in_memory > MEMORY:
+                self._blocks.append(self._spool.put(block))
+                self._spool.in_memory -= BLOCK
+            else:
+                self._blocks.append(block)
+            del self._rest[:BLOCK]
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, piece by piece."""
+        for block in self._blocks:
+            yield self._spool.get(block) if isinstance(block, int) else block
+        if self._rest:
+            yield bytes(self._rest)
+
+    def close(self) -> None:
+        """Forget it."""
+        in_file = [block for block in self._blocks if isinstance(block, int)]
+        self._spool.in_memory -= self.size - BLOCK * len(in_file)
+        self._spool.forget(in_file)
+        self._blocks.clear()
+        self._rest.clear()
+        self.size = 0

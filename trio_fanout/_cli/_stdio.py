@@ -1,23 +1,23 @@
-"""Reading and writing files of any kind, which other processes may have made non-blocking; and messages."""
+"""Reading and writing files of any kind, which other processes may have made non-blocking; errors and messages."""
 
 from __future__ import annotations
 
 import os
 import select
-from typing import TYPE_CHECKING, TypeVar
+import stat
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 R = TypeVar("R")
 
-PIECE = 1 << 16
-"""Bytes read at once: what a pipe holds."""
-
-SHOWN_ITEM = 60
-"""How many characters of an item a message shows."""
+PIECE: Final = 1 << 16  # bytes read at once: what a pipe holds
+SHOWN_ITEM: Final = 60  # characters of an item that a message shows
+STANDARD_INPUT: Final = "standard input"
 
 
 class UsageError(Exception):
@@ -25,7 +25,7 @@ class UsageError(Exception):
 
 
 class FatalError(Exception):
-    """What makes it impossible to go on: no room for results, say."""
+    """Something that makes it impossible to go on: no room for results, say."""
 
 
 def read_some(fd: int) -> bytes:
@@ -47,11 +47,24 @@ def write_all(fd: int, data: bytes) -> None:
             select.select([], [fd], [])
 
 
-def is_ready(fd: int) -> bool:
-    """Whether writing a little to a file would not wait for its reader."""
+def is_ready(fd: int, event: int = select.POLLOUT) -> bool:
+    """Whether writing a little to a file (or reading it, with ``POLLIN``) would not wait for its other end."""
     poll = select.poll()
-    poll.register(fd, select.POLLOUT)
+    poll.register(fd, event)
     return bool(poll.poll(0))
+
+
+async def read_piece(fd: int, name: str) -> bytes:
+    """Read what there is of a file, `name` for short; nothing at its end.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return await in_thread(read_some, fd)
+    except OSError as exc:
+        msg = f"cannot read {name}: {reason(exc)}"
+        raise UsageError(msg) from None
 
 
 async def in_thread(fn: Callable[..., R], *args: object, limiter: trio.CapacityLimiter | None = None) -> R:
@@ -69,13 +82,29 @@ async def in_thread(fn: Callable[..., R], *args: object, limiter: trio.CapacityL
         raise FatalError(msg) from None
 
 
+def check_apart(one: tuple[str, int | Path], other: tuple[str, int | Path]) -> None:
+    """Raise a `UsageError` if these are the same plain file: what is written would be read, or mixed.
+
+    Args:
+        one: what messages call it, and its file descriptor or its path, which need not exist.
+        other: the same of the other.
+    """
+    try:
+        statuses = os.stat(one[1]), os.stat(other[1])  # noqa: PTH116  # one may be a file descriptor
+    except OSError:
+        return
+    if os.path.samestat(*statuses) and stat.S_ISREG(statuses[0].st_mode):
+        msg = f"{one[0]} and {other[0]} are the same file"
+        raise UsageError(msg)
+
+
 def say(message: str) -> None:
     """Print a message."""
     tell(f"trio-fanout: {message}\n")
 
 
 def tell(text: str) -> None:
-    """Write to standard error. That this cannot be done is no reason to fail: the exit code tells, too."""
+    """Write to standard error. If this cannot be done, that is no reason to fail: the exit code remains."""
     try:
         write_all(2, text.encode("utf-8", "backslashreplace"))
     except OSError:
