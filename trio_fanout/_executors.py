@@ -15,8 +15,9 @@ import attrs
 import outcome
 import trio
 
-from ._adapters import Blocking, PerRun, check_blocking, named_like
-from ._arguments import describe
+from ._adapters import Blocking, named_like
+from ._arguments import check_blocking, describe
+from ._states import PerRun
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

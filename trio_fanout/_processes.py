@@ -8,8 +8,8 @@ import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from ._adapters import Blocking, check_blocking, named_like
-from ._arguments import name_of
+from ._adapters import Blocking, named_like
+from ._arguments import check_blocking, name_of
 from ._signals import signal_name
 
 if TYPE_CHECKING:
