@@ -67,7 +67,7 @@ class Adaptive:
     def _is_open(self) -> bool:
         return trio.current_time() >= self.expires()
 
-    async def acquire(self, task: Task, weight: int) -> int:
+    async def acquire(self, task: Task, weight: float) -> int:
         await trio.lowlevel.checkpoint_if_cancelled()  # lets no other task in
         self._line[task] = "awake"
         try:

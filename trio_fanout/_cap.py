@@ -21,7 +21,7 @@ from ._core.limits import check_limit
 from ._overload import Size
 from ._states import states_of
 from ._tokens import Borrowed, Count
-from ._units import most_within, units_of
+from ._units import units_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -141,9 +141,7 @@ def cap(
     check_callback(overloaded, "overloaded", hint=": pass a function such as lambda exc: isinstance(exc, OSError)")
     check_callback(weight, "weight")
     _check_combination(limit, key, overloaded, weight)
-    states_in_run = states_of(
-        key, functools.partial(_make_tokens, limit, adapts=overloaded is not None, weighs=weight is not None)
-    )
+    states_in_run = states_of(key, functools.partial(_make_tokens, limit, adapts=overloaded is not None))
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -200,10 +198,10 @@ def _check_none_held(tokens: Tokens, task: Task, fn: object) -> None:
     raise RuntimeError(msg)
 
 
-def _make_tokens(limit: float | trio.CapacityLimiter, *, adapts: bool, weighs: bool) -> Tokens:
+def _make_tokens(limit: float | trio.CapacityLimiter, *, adapts: bool) -> Tokens:
     if isinstance(limit, trio.CapacityLimiter):
         return adaptive_on(limit) if adapts else Borrowed(limit)
     if not adapts:
-        return Count(most_within(limit) if weighs else limit)
+        return Count(limit)
     size = Size(limit)
     return Adaptive(trio.CapacityLimiter(size.now), size)

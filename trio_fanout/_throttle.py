@@ -13,7 +13,7 @@ from ._adapters import named_like
 from ._arguments import check_awaitable, check_callback, check_count, check_function, describe
 from ._protection import protected
 from ._states import states_of
-from ._units import ONE, units_of
+from ._units import Total, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -94,13 +94,13 @@ def throttle(
     check_count(burst, "burst")
     check_callback(key, "key")
     check_callback(cost, "cost")
-    seconds_per_unit = Fraction(per) / Fraction(rate)
-    states_in_run = states_of(key, lambda: _Line(seconds_per_unit, burst))
+    pace = (Fraction(per) / Fraction(rate)).as_integer_ratio()
+    states_in_run = states_of(key, lambda: _Line(pace, burst))
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         states = states_in_run.get()
-        units = ONE if cost is None else units_of(cost, args, kwargs, "cost")
+        units = 1 if cost is None else units_of(cost, args, kwargs, "cost")
         kept = states.enter(args, kwargs)
         try:
             await kept.state.wait_for_turn(units)
@@ -119,44 +119,39 @@ class _Line:
 
     The algorithm knows one number: the time at which all that can be saved up would be saved up, if no call came. A
     call may start ahead of it, by the time in which the units that it leaves in the bucket are saved up. Here that time
-    is kept as a time to count from and the units taken since, as adding up intervals would add up their rounding
-    errors. Debt needs no case of its own.
+    is kept as a time to count from and the units that were missing then or were taken since, as adding up intervals
+    would add up their rounding errors. Debt needs no case of its own.
     """
 
-    __slots__ = ("_burst", "_denominator", "_lock", "_numerator", "_since", "_taken")
+    __slots__ = ("_burst", "_lock", "_missing", "_pace", "_since")
 
-    def __init__(self, seconds_per_unit: Fraction, burst: int) -> None:
-        # For units as exact ints.
-        self._numerator = seconds_per_unit.numerator
-        self._denominator = seconds_per_unit.denominator * ONE
-        self._burst = burst * ONE
+    def __init__(self, pace: tuple[int, int], burst: int) -> None:
+        self._pace = pace  # seconds for each unit, as a fraction
+        self._burst = burst
         self._since = -math.inf
-        self._taken = 0
+        self._missing = Total(-burst)  # until a call of no units would have to wait; below 0 while some are saved up
         self._lock = trio.Lock()  # first come, first served
 
-    async def wait_for_turn(self, units: int) -> None:
+    async def wait_for_turn(self, units: float) -> None:
         """Wait until a call may start, and take its units."""
         # The first in the line holds the lock while it sleeps. Cancelled, it lets go of it, and nothing was taken.
         async with self._lock:
-            due = self._time_of(self._taken + min(units, self._burst) - self._burst)
+            due = self._time_of(min(units, self._burst))
             if trio.current_time() < due:
                 await trio.sleep_until(due)
             now = trio.current_time()
             # Late: the time lost is not made up for, or calls would be too close to each other after a pause.
             if now > self.expires():
-                self._since, self._taken = now, 0
-            self._taken += units
+                self._since, self._missing = now, Total(-self._burst)
+            self._missing.add(units)
 
     def expires(self) -> float:
         """The time at which all that may be saved up is saved up."""
-        return self._time_of(self._taken)
+        return self._time_of(self._burst)
 
-    def _time_of(self, units: int) -> float:
-        try:
-            after = units * self._numerator / self._denominator  # of ints: rounded once
-        except OverflowError:
-            after = math.inf if units > 0 else -math.inf
-        return self._since + after
+    def _time_of(self, units: float) -> float:
+        """The time at which this many units are saved up."""
+        return self._since + self._missing.plus(units, *self._pace)
 
 
 def _check_positive(number: object, argument: str) -> None:

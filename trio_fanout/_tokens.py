@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from ._protection import protected
+from ._units import Total
 
 if TYPE_CHECKING:
     from trio.lowlevel import Abort, Task
@@ -25,7 +26,7 @@ class Tokens(Protocol):
         """Whether `task` holds a token."""
         ...
 
-    async def acquire(self, task: Task, weight: int) -> int:
+    async def acquire(self, task: Task, weight: float) -> int:
         """Wait until the calling task has its tokens. Returns the epoch."""
         ...
 
@@ -68,12 +69,12 @@ class Count(_Fixed):
 
     def __init__(self, tokens: float) -> None:
         self._tokens = tokens
-        self._taken = 0
-        self._holders: dict[Task, int] = {}  # and how many each has taken
-        self._line: OrderedDict[Task, int] = OrderedDict()  # ordered by class: see `Adaptive`
+        self._taken = Total()
+        self._holders: dict[Task, float] = {}  # and how many each has taken
+        self._line: OrderedDict[Task, float] = OrderedDict()  # ordered by class: see `Adaptive`
         self.holds = self._holders.__contains__
 
-    async def acquire(self, task: Task, weight: int) -> int:
+    async def acquire(self, task: Task, weight: float) -> int:
         if self._line or not self._fits(weight):
 
             def abort(_: object) -> Abort:
@@ -89,12 +90,12 @@ class Count(_Fixed):
             await trio.lowlevel.cancel_shielded_checkpoint()
         return 0
 
-    def _fits(self, weight: int) -> bool:
-        return not self._holders or self._taken + weight <= self._tokens
+    def _fits(self, weight: float) -> bool:
+        return not self._holders or self._taken.plus(weight) <= self._tokens
 
-    def _take(self, task: Task, weight: int) -> None:
+    def _take(self, task: Task, weight: float) -> None:
         self._holders[task] = weight
-        self._taken += weight
+        self._taken.add(weight)
 
     def _hand_out(self) -> None:
         while self._line:
@@ -106,7 +107,7 @@ class Count(_Fixed):
             trio.lowlevel.reschedule(task)
 
     def release(self, task: Task) -> None:
-        self._taken -= self._holders.pop(task)
+        self._taken.subtract(self._holders.pop(task))
         self._hand_out()
 
 
@@ -120,7 +121,7 @@ class Borrowed(_Fixed):
     def holds(self, task: Task, /) -> bool:
         return is_borrower(self._limiter, task)
 
-    async def acquire(self, task: Task, weight: int) -> int:
+    async def acquire(self, task: Task, weight: float) -> int:
         await self._limiter.acquire()
         return 0
 
