@@ -6,13 +6,24 @@ import functools
 import inspect
 import sys
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def attribute_of(fn: object, name: str, kind: type[T]) -> T | None:
+    """An attribute of a callable, or None if it has none of this kind: some objects answer every name, or raise."""
+    try:
+        value = getattr(fn, name)
+    except Exception:  # noqa: BLE001  # such as the `RuntimeError` of a proxy that has nothing behind it
+        return None
+    return value if isinstance(value, kind) else None
 
 
 def name_of(fn: object) -> str:
     """A short name for what a task runs."""
-    name = getattr(fn, "__name__", None)
-    if isinstance(name, str):
+    name = attribute_of(fn, "__name__", str)
+    if name is not None:
         return name
     return name_of(fn.func) if isinstance(fn, functools.partial) else type(fn).__name__
 
@@ -91,3 +102,46 @@ def check_count(count: object, argument: str, *, least: int = 1) -> None:
         raise TypeError(takes)
     if count < least:
         raise ValueError(takes)
+
+
+def check_blocking(fn: object, caller: str) -> None:
+    """Raise `TypeError` unless `fn` can be called, and is not an async function."""
+    check_not_async(fn, f"fn of {caller}", hint=": Trio can run it as it is")
+
+
+def check_not_async(fn: object, argument: str, *, hint: str = "") -> None:
+    """Raise `TypeError` unless `fn` can be called, and is not an async function."""
+    if not callable(fn):
+        msg = f"{argument} must be a function that is not async, got {describe(fn)}"
+        if inspect.iscoroutine(fn):
+            fn.close()  # or Python would warn that it was never awaited
+            msg += ": pass the function itself, without calling it"
+        raise TypeError(msg)
+    if is_async(fn):
+        msg = f"{argument} must be a function that is not async, but {name_of(fn)} is{hint}"
+        raise TypeError(msg)
+
+
+def check_callback(fn: object, argument: str, *, hint: str = "") -> None:
+    """Raise `TypeError` unless `fn` is None or a function that may be asked about each call."""
+    # One can be called, and would answer each call with an exception.
+    if isinstance(fn, type) and issubclass(fn, BaseException):
+        msg = f"{argument} must be a function that is not async, got the exception class {fn.__name__}{hint}"
+        raise TypeError(msg)
+    if fn is not None:
+        check_not_async(fn, argument)
+
+
+def is_async(fn: object) -> bool:
+    """Whether `fn` is an async function, or an object that is called like one."""
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    try:
+        return any(kind(fn) or kind(getattr(fn, "__call__", None)) for kind in kinds)  # noqa: B004 (an object may be)
+    except Exception:  # noqa: BLE001  # raised by an attribute; see `attribute_of`
+        return False
+
+
+def close_if_coroutine(value: object) -> None:
+    """Close a coroutine that comes where none should, or Python would warn that it was never awaited."""
+    if inspect.iscoroutine(value):
+        value.close()

@@ -6,8 +6,7 @@ import inspect
 import pickle
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ._adapters import close_if_coroutine
-from ._arguments import describe, name_of
+from ._arguments import close_if_coroutine, describe, name_of
 from ._core.exceptions import raise_unchanged
 from ._crossing import best_trial, portable
 from ._errors import safe_repr

@@ -10,8 +10,8 @@ import attrs
 import trio
 from trio.lowlevel import current_clock, current_task
 
-from ._adapters import close_if_coroutine, is_async, named_like
-from ._arguments import check_awaitable, check_function, describe, name_of
+from ._adapters import named_like
+from ._arguments import check_awaitable, check_function, close_if_coroutine, describe, is_async, name_of
 from ._core.exceptions import is_cancelled
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
-from ._adapters import check_blocking, named_like
-from ._arguments import name_of
+from ._adapters import named_like
+from ._arguments import check_blocking, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

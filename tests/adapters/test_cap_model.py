@@ -35,8 +35,10 @@ class Model:
         self.limit = limit
         self.size = min(limit, 10)
         self.epoch = self.successes = self.in_use = 0
-        self.waited = self.at_gate = False
-        self.gate = -math.inf
+        self.waited = self.at_gate = self.has_succeeded = False
+        self.doubles = True
+        self.gate = self.next = -math.inf
+        self.cuts = self.first_epoch = 0
         self.line = []
         self.starts = {}
         self.epochs = {}
@@ -50,14 +52,20 @@ class Model:
             self.hand_out()
         return [start for _, start in sorted(self.starts.items())]
 
+    def is_open(self):
+        return self.now >= max(self.gate, self.next)
+
     def hand_out(self):
-        while self.line and self.now >= self.gate and self.in_use < self.size:
+        while self.line and self.is_open() and self.in_use < self.size:
             number = self.line.pop(0)
             self.in_use += 1
             self.starts[number] = self.now
             self.epochs[number] = self.epoch
+            if self.is_block():
+                self.postpone()
+                self.at_gate = True
             heappush(self.events, (self.now + self.calls[number].takes, "ends", number))
-        if self.now >= self.gate:
+        if self.is_open():
             self.at_gate = False
             self.waited |= bool(self.line)
         elif self.in_use < self.size or not self.line:
@@ -71,38 +79,69 @@ class Model:
 
     def ends(self, number):
         answer = self.calls[number].answer
-        current = self.epochs[number] == self.epoch
         if answer == "success":
-            if current:
-                self.successes += 1
-                if self.waited and self.successes >= self.size < self.limit:
-                    self.change(min(self.limit, self.size * 2 if self.epoch == 0 else self.size + 1))
+            self.succeeded(self.epochs[number])
         elif answer is not None and answer is not False:
             if answer is not True and answer > 0:
                 self.gate = max(self.gate, self.now + answer)
                 heappush(self.events, (self.gate, "opens", number))
-            if current:
-                self.epoch += 1
-                self.change(min(self.size, max(1, 7 * min(self.size, self.in_use) // 10)))
+            if self.epochs[number] == self.epoch:
+                self.cut()
         self.in_use -= 1
+
+    def succeeded(self, epoch):
+        if epoch >= self.first_epoch:
+            if self.is_block() and not self.has_succeeded:
+                self.doubles = True
+            self.cuts = 0
+            self.next = -math.inf
+        self.has_succeeded = True
+        if epoch == self.epoch:
+            self.successes += 1
+            if self.waited and self.successes >= self.size < self.limit:
+                self.change(min(self.limit, self.size * 2 if self.doubles else self.size + 1))
+
+    def cut(self):
+        self.epoch += 1
+        self.cuts += 1
+        self.doubles = False
+        if self.cuts in {1, 3}:
+            self.first_epoch, self.began = self.epoch, self.now
+        if self.is_block():
+            self.postpone()
+        self.change(min(self.size, 1 if self.is_block() else max(1, 7 * min(self.size, self.in_use) // 10)))
+
+    def is_block(self):
+        return self.cuts >= 3
+
+    def postpone(self):
+        """The next call starts a pause later."""
+        self.next = self.now + min(2 ** (self.cuts - 3), max(8, (self.now - self.began) / 8))
+        heappush(self.events, (self.next, "opens", -1))
 
     def change(self, size):
         self.size = size
         self.successes = 0
         self.waited = False
-        if self.now >= self.gate:
+        if self.is_open():
             self.hand_out()
         self.waited = bool(self.line) and not self.at_gate
 
 
-ANSWERS = ["success"] * 12 + [True, False, None, 0, 3.0, 40.0]
+REFUSALS = [True, True, 0, 3.0, 40.0]
+ANSWERS = {
+    "a server that is fine": ["success"] * 12 + [False, None, *REFUSALS],
+    "a busy one": ["success"] * 4 + [False, None, *REFUSALS],
+    "one that is down": ["success", False, *[True] * 12, *REFUSALS],
+}
 
 
 @st.composite
 def some_calls(draw):
+    answers = st.sampled_from(ANSWERS[draw(st.sampled_from(sorted(ANSWERS)))])
     rows = draw(
         st.lists(
-            st.tuples(st.integers(0, 60), st.sampled_from([1, 2, 5, 30]), st.sampled_from(ANSWERS)),
+            st.tuples(st.integers(0, 60), st.sampled_from([1, 2, 5, 30]), answers),
             min_size=1,
             max_size=draw(st.sampled_from([10, 40, 120])),
         )

@@ -1,6 +1,7 @@
 """`throttle`: when calls start, on a virtual clock."""
 
 import functools
+import itertools
 import math
 import sys
 import threading
@@ -431,6 +432,236 @@ async def test_key_stays_while_calls_wait(autojump_clock):
 def test_key_that_cannot_be_called_is_a_type_error(bad):
     with pytest.raises(TypeError, match=r"^key must be a function that is not async, got"):
         throttle(Starts(), 1, key=bad)
+
+
+# With a cost (what it may say: test_cap_weight.py)
+
+
+def cost_of(cost, *_):
+    return cost
+
+
+async def test_call_starts_when_its_units_have_been_saved_up(autojump_clock):
+    starts = Starts()
+    fn = throttle(starts, 2, burst=10, cost=cost_of)
+    await fanout.do(fn, [10, 4, 1, 0.5, 10], limit=1)
+    assert starts.log == [(10, 0), (4, 2), (1, 2.5), (0.5, 2.75), (10, 7.75)]
+
+
+async def test_calls_that_cost_one_are_as_without_a_cost(autojump_clock):
+    for burst in (1, 3):
+        plain, costed = Starts(), Starts()
+        for starts, options in ((plain, {}), (costed, {"cost": lambda item: 1})):
+            begin = trio.current_time()
+            fn = throttle(starts, 2, burst=burst, **options)
+            await fanout.do(fn, range(8), limit=1)
+            await trio.sleep(1.25)
+            await fanout.do(fn, range(4), limit=1)
+            starts.log = [(item, time - begin) for item, time in starts.log]
+        assert plain.log == costed.log
+
+
+async def test_call_that_costs_more_than_the_burst_leaves_a_debt(autojump_clock):
+    """It starts when all of the burst is there, and those after it wait until the rest is paid."""
+    starts = Starts()
+    fn = throttle(starts, 2, burst=4, cost=cost_of)
+    await fanout.do(fn, [3, 10, 0, 1, 20, 0, 0, 4], limit=1)
+    assert starts.log == [(3, 0), (10, 1.5), (0, 4.5), (1, 5), (20, 7), (0, 15), (0, 15), (4, 17)]
+
+
+async def test_call_that_costs_nothing_waits_its_turn_and_for_debts_alone(autojump_clock):
+    starts = Starts()
+    fn = throttle(starts, 1, burst=5, cost=cost_of)
+    await fanout.do(fn, [5, 0, 0, 2, 0, 8, 0, 0], limit=8)
+    assert starts.times == [0, 0, 0, 2, 2, 7, 10, 10]
+    assert starts.items == [5, 0, 0, 2, 0, 8, 0, 0]
+
+
+async def test_burst_of_one_spaces_calls_by_what_they_cost(autojump_clock):
+    starts = Starts()
+    await fanout.do(throttle(starts, 1, cost=cost_of), [3, 2, 5, 1], limit=1)
+    assert starts.log == [(3, 0), (2, 3), (5, 5), (1, 10)]
+
+
+async def test_units_are_counted_by_key(autojump_clock):
+    starts = Starts()
+    fn = throttle(starts, 1, burst=5, key=lambda item: item[0], cost=lambda item: item[1])
+    await fanout.do(fn, [("a", 5), ("b", 3), ("a", 2), ("b", 3), ("b", 1)], limit=5)
+    assert dict(zip(starts.items, starts.times, strict=True)) == {
+        ("a", 5): 0, ("b", 3): 1, ("a", 2): 2, ("b", 1): 2,
+    }  # fmt: skip
+
+
+async def test_key_in_debt_is_known_until_all_of_its_burst_is_saved_up(autojump_clock):
+    starts = Starts()
+    fn = throttle(starts, 1, burst=2, key=lambda item: 0, cost=cost_of)
+    await fn(10)
+    await trio.sleep(9)
+    await fn(2)
+    await trio.sleep(1)
+    await fn(2)
+    await trio.sleep(1.5)
+    await fn(2)
+    assert starts.times == [0, 10, 12, 14]
+
+
+async def test_cancelled_while_it_waits_uses_up_no_units(autojump_clock):
+    starts = Starts()
+    fn = throttle(starts, 1, burst=10, cost=cost_of)
+    await fn(10)
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(2.5):
+            async with trio.open_nursery() as impatient:
+                impatient.start_soon(fn, 100)
+                await wait_all_tasks_blocked()
+                for cost in (2, 1, 0):
+                    nursery.start_soon(fn, cost)
+                    await wait_all_tasks_blocked()
+    assert starts.log == [(10, 0), (2, 2.5), (1, 3), (0, 3)]
+
+
+async def test_cost_gets_all_the_arguments_in_the_task_of_the_call_before_it_waits(autojump_clock):
+    seen = []
+
+    async def fn(*args, **kwargs):
+        return args, kwargs
+
+    def cost(*args, **kwargs):
+        seen.append((args, kwargs, trio.lowlevel.current_task(), trio.current_time()))
+        return 1
+
+    throttled = throttle(fn, 1, cost=cost)
+    for time in (0, 0):
+        assert await throttled("a", 3, b=4) == (("a", 3), {"b": 4})
+        assert seen.pop() == (("a", 3), {"b": 4}, trio.lowlevel.current_task(), time)
+
+
+async def test_wrong_cost_takes_nothing_and_keeps_no_state(autojump_clock):
+    class Key:
+        """What a weak reference can watch."""
+
+    starts = Starts()
+    fn = throttle(lambda key, cost: starts(cost), 1, burst=5, key=lambda key, cost: key, cost=lambda key, cost: cost)
+    key = Key()
+    gone = weakref.ref(key)
+    with pytest.raises(ValueError, match=r"^cost must return"):
+        await fn(key, -1)
+    with pytest.raises(TypeError, match=r"^cost must return"):
+        await fn(key, "1")
+    del key
+    assert gone() is None
+    await fn(0, 5)
+    assert starts.times == [0]
+
+
+@pytest.mark.parametrize(("cost", "count"), [(0.1, 3_000), (0.3, 1_000), (1 / 3, 1_000), (1e-3, 5_000)])
+async def test_no_drift_over_many_small_costs(autojump_clock, cost, count):
+    starts = Starts()
+    fn = throttle(starts, 3, per=0.7, burst=2, cost=lambda item: cost)
+    await trio.sleep(0.1)
+    await fanout.do(fn, range(count), limit=1)
+    worst = max(
+        abs(time - max(0.1, float(Fraction(1, 10) + ((k + 1) * Fraction(cost) - 2) * Fraction(0.7) / 3)))
+        for k, time in enumerate(starts.times)
+    )
+    assert worst < 1e-11
+
+
+@pytest.mark.slow
+async def test_no_drift_over_a_hundred_thousand_calls(autojump_clock):
+    """A burst for all of them, so that none waits: the time of the next one shows what they have taken."""
+    starts = Starts()
+    fn = throttle(starts, 0.001, burst=10_001, cost=lambda item: 0.1 if item else 10)
+    await fanout.do(fn, range(1, 100_001), limit=1)
+    assert starts.times[-1] == 0
+    await fn(0)
+    taken = 100_000 * Fraction(0.1) + 10 - 10_001
+    assert starts.times[-1] == pytest.approx(float(taken / Fraction(0.001)), abs=1e-9)
+
+
+async def test_costs_of_all_sizes_in_one_sum(autojump_clock):
+    """A unit is not lost beside a huge number of them."""
+    starts = Starts()
+    fn = throttle(starts, 1e16, cost=cost_of)
+    await fanout.do(fn, [3e16, *[0.5] * 4, 1e16, 1e16 - 2, 0], limit=1)
+    assert starts.times == pytest.approx([0, 3, 3, 3, 3, 3 + 2e-16, 4, 5])
+    starts = Starts()
+    await fanout.do(throttle(starts, 1e-300, per=1e-300, cost=cost_of), [1, 1e-17, 1e-17, 0, 2, 5e-324, 0], limit=1)
+    assert [time - starts.times[0] for time in starts.times] == pytest.approx([0, 0, 0, 1, 2, 3, 4], abs=2)
+
+
+async def test_costs_whose_sum_no_float_can_hold(autojump_clock):
+    """Two of these take 200 million seconds, and the throttle goes on."""
+    starts = Starts()
+    fn = throttle(starts, 1e300, cost=cost_of)
+    await fanout.do(fn, [1e308, 1.5e308, 1.5e308, 0, 1], limit=1)
+    assert starts.times == pytest.approx([0, 1e8, 2.5e8, 4e8, 4e8])
+
+
+async def test_debt_of_more_seconds_than_a_float_can_hold_is_forever(autojump_clock):
+    starts = Starts()
+    fn = throttle(starts, 1e-300, cost=cost_of)
+    await fn(1e308)
+    with trio.move_on_after(1e9) as scope:
+        await fn(0)
+    assert scope.cancelled_caught
+
+
+@given(
+    rate=st.sampled_from([0.5, 1, 3, 10]),
+    burst=st.sampled_from([1, 2, 5, 40]),
+    calls=st.lists(
+        st.tuples(
+            st.sampled_from([0, 0.125, 0.3, 1, 7]),
+            st.sampled_from([0, 0.1, 0.25, 1, 1 / 3, 2, 5, 17, 100]),
+            st.sampled_from([math.inf] * 4 + [0.06, 1.01, 6.03]),
+        ),
+        max_size=30,
+    ),
+)
+def test_starts_are_those_of_a_bucket_that_may_be_in_debt(rate, burst, calls):
+    """Against a bucket that fills at `rate`: a call needs what it costs, or a full bucket, and takes what it costs."""
+    starts = {}
+    scopes = {}
+
+    async def main():
+        async def work(number):
+            starts[number] = trio.current_time()
+
+        fn = throttle(work, rate, burst=burst, cost=lambda number: calls[number][1])
+
+        async def call(number):
+            with trio.move_on_after(calls[number][2]) as scopes[number]:
+                await fn(number)
+
+        async with trio.open_nursery() as nursery:
+            for number, (gap, _, _) in enumerate(calls):
+                await trio.sleep(gap)
+                nursery.start_soon(call, number)
+                await wait_all_tasks_blocked()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.001))
+
+    level, then, called, free, expected = Fraction(burst), Fraction(0), Fraction(0), Fraction(0), {}
+    for number, (gap, cost, patience) in enumerate(calls):
+        called += Fraction(gap)
+        front = max(called, free)
+        filled = min(Fraction(burst), level + (front - then) * Fraction(rate))
+        start = front + max(Fraction(0), (min(Fraction(cost), Fraction(burst)) - filled) / Fraction(rate))
+        gives_up = math.inf if patience == math.inf else called + Fraction(patience)
+        if start > gives_up:
+            free = max(free, gives_up) if front < gives_up else free  # it stood in front of the others until then
+            continue
+        level = min(Fraction(burst), level + (start - then) * Fraction(rate)) - Fraction(cost)
+        free = then = start
+        expected[number] = float(start)
+    assert list(starts) == list(expected)
+    assert list(starts.values()) == pytest.approx(list(expected.values()), abs=1e-9)
+    # In any window, no more than the rate, and one burst or one call.
+    for first, last in itertools.combinations_with_replacement(starts, 2):
+        costs = [calls[number][1] for number in starts if first <= number <= last]
+        most = rate * (starts[last] - starts[first]) + max(burst, *costs)
+        assert math.fsum(costs) <= most + 1e-6
 
 
 # Extreme numbers
