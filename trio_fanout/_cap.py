@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
-from ._adapters import named_like
 from ._adaptive import Adaptive, adaptive_on
 from ._arguments import NotAwaitable, check_awaitable, check_callback, check_function, describe, name_of
 from ._core.limits import check_limit
+from ._naming import named_like
 from ._overload import Size
 from ._states import states_of
 from ._tokens import Borrowed, Count

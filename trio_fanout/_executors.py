@@ -15,11 +15,11 @@ import attrs
 import outcome
 import trio
 
-from ._adapters import named_like
 from ._arguments import check_blocking, describe
 from ._blocking import Blocking, PickledCall, as_failure, run_pickled_call
 from ._core.exceptions import raise_unchanged
 from ._crossing import plain_trial, portable
+from ._naming import named_like
 from ._states import PerRun
 
 if TYPE_CHECKING:

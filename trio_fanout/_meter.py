@@ -10,9 +10,9 @@ import attrs
 import trio
 from trio.lowlevel import current_clock, current_task
 
-from ._adapters import named_like
 from ._arguments import check_awaitable, check_function, close_if_coroutine, describe, is_async, name_of
 from ._core.exceptions import is_cancelled
+from ._naming import named_like
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from outcome import Error, Value
 
-from ._adapters import named_like
 from ._arguments import check_blocking, name_of
 from ._blocking import PickledCall, as_failure, run_pickled_call
 from ._crossing import best_trial, pickler, portable
+from ._naming import named_like
 from ._signals import signal_name
 
 if TYPE_CHECKING:

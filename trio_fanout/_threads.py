@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
-from ._adapters import named_like
 from ._arguments import check_blocking, name_of
+from ._naming import named_like
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
-from ._adapters import named_like
 from ._arguments import check_awaitable, check_callback, check_count, check_function, describe
+from ._naming import named_like
 from ._protection import protected
 from ._states import states_of
 from ._units import Total, units_of
