@@ -24,7 +24,7 @@ async def main():
             if index == 9:
                 break
     print("saved ten; the last was", url)
-    print("asked for next:", next(urls))
+    print("next in the source:", next(urls))
 
 
 if __name__ == "__main__":
