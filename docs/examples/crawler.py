@@ -18,7 +18,7 @@ def host_of(url):
 
 
 def busy(exc):
-    """Whether to ask the server less, and again: False, True, or in how many seconds it says."""
+    """Return whether the server is overloaded, or the seconds after which it may be asked again."""
     if not isinstance(exc, httpx.HTTPStatusError) or exc.response.status_code not in {429, 503}:
         return isinstance(exc, httpx.TransportError)
     after = exc.response.headers.get("Retry-After", "")

@@ -5,7 +5,7 @@ What a page can count on:
 - Its blocks run in order, in one namespace, which begins empty, and in one empty directory.
 - ``python`` is pasted at the prompt of ``python -m trio``, so it may `await`. Blank lines end what they end there. All
   of a page is one run of Trio, in virtual time, and takes a few seconds of it: a reader's clock is real. A page that
-  talks to threads, processes or servers says ``clock: real`` in its front matter.
+  talks to threads, processes or servers has a line ``<!-- clock: real -->``.
 - ``python`` with a line ``if __name__ == "__main__":`` is a program of its own, and is run as one.
 - ``python`` after a line ``<!-- examples/NAME.py -->`` is that file or a part of it, word for word. It is not run here:
   other tests run the files.
@@ -54,6 +54,7 @@ PROGRAMS = {"curl", "jq"}
 PATIENCE = 60  # seconds, for a slow machine
 LONGEST = 5  # seconds that a reader who pastes a page waits for all of it together
 
+CLOCK = "<!-- clock: real -->\n"
 FILE = re.compile(r"<!-- (examples/[\w/]+\.py) -->\n")
 
 
@@ -84,7 +85,7 @@ class Block:
 
 
 def blocks_of(page):
-    """The blocks of a page, and its front matter."""
+    """The blocks of a page, and whether they need the real clock."""
     lines = page.read_text().splitlines(keepends=True)
     found = []
     opened = None  # the fence of the block that we are in
@@ -107,8 +108,7 @@ def blocks_of(page):
         else:
             found[-1].code += line
     assert opened is None, f"{found[-1].place}: this block has no end"
-    front = re.match(r"---\n(.*?)^---\n", "".join(lines), re.DOTALL | re.MULTILINE)
-    return found, front[1] if front else ""
+    return found, CLOCK in lines
 
 
 def marks(page):
@@ -117,7 +117,7 @@ def marks(page):
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.stem, marks=marks(page)) for page in PAGES])
 def test_blocks_of_the_page_run_and_print_what_it_says(page, tmp_path, monkeypatch, capsys):
-    blocks, front = blocks_of(page)
+    blocks, is_real = blocks_of(page)
     for block in blocks:
         if block.language not in READ | {"python", "pycon", "sh"} and not block.language.startswith("{"):
             pytest.fail(f"{block.place}: blocks of {block.language!r} are not run here", pytrace=False)
@@ -137,8 +137,6 @@ def test_blocks_of_the_page_run_and_print_what_it_says(page, tmp_path, monkeypat
         monkeypatch.delenv(name.upper(), raising=False)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # where classes look for their annotations
-
-    is_real = re.search(r"^clock: real$", front, re.MULTILINE)
 
     async def run_page():
         started = trio.current_time()
@@ -272,8 +270,8 @@ def test_each_example_is_on_a_page():
 
 def virtual_pages():
     for page in PAGES:
-        blocks, front = blocks_of(page)
-        if "clock: real" not in front and any("current_time" in block.code for block in blocks if block.runs):
+        blocks, is_real = blocks_of(page)
+        if not is_real and any("current_time" in block.code for block in blocks if block.runs):
             yield page
 
 

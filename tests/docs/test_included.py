@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = DOCS / "examples"
 TUTORIAL = EXAMPLES / "tutorial"
 
-INCLUDED = r"^```\{literalinclude\} examples/tutorial/(\w+\.py)\n[^`]*^```$\n\n```text\n(.*?)^```$"
+INCLUDED = r"^<!-- examples/tutorial/(\w+\.py) -->\n```python\n.*?^```$\n\n```text\n(.*?)^```$"
 OUTPUT = dict(re.findall(INCLUDED, (DOCS / "tutorial.md").read_text(), re.DOTALL | re.MULTILINE))
 
 
@@ -51,7 +51,7 @@ def test_the_tests_of_the_page_on_testing_pass(suite):
     tests = set(re.findall(r"^(?:async )?def (test_\w+)", (suite / "test_download.py").read_text(), re.MULTILINE))
     assert f"{len(tests)} passed" in done.stdout
     # And all of them are on the page.
-    assert tests == set(re.findall(r":pyobject: (test_\w+)", (DOCS / "testing.md").read_text()))
+    assert tests <= set(re.findall(r"^(?:async )?def (test_\w+)", (DOCS / "testing.md").read_text(), re.MULTILINE))
 
 
 @pytest.mark.slow

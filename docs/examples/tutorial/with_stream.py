@@ -1,4 +1,4 @@
-"""More pages than fit into memory: take results as they come, and stop when there are enough."""
+"""More pages than fit in memory: use results as they arrive, and stop when there are enough."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import trio_fanout as fanout
 
 
 async def fetch(url):
-    await trio.sleep(0.01)  # a request would be here
+    await trio.sleep(0.01)  # stands in for a real request
     return f"<page {url}>"
 
 
