@@ -126,6 +126,18 @@ def test_signal_tells_what_runs_how_long_and_where(tmp_path):
             process.kill()
 
 
+async def test_web_application_on_trio_answers(monkeypatch):
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("starlette")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import web_on_trio  # noqa: PLC0415  # it needs starlette
+
+    transport = httpx.ASGITransport(app=web_on_trio.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://example.org") as client:
+        response = await client.get("/prices")
+    assert response.json() == ["price of near", "price of far"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="for POSIX signals")
 def test_first_ctrl_c_lets_what_runs_finish(tmp_path):
     with subprocess.Popen(**arguments("wind_down.py", tmp_path), stdout=subprocess.PIPE) as process:

