@@ -67,7 +67,10 @@ nitpick_ignore = [("py:obj", name) for name in names_of_arguments() | {"total_to
 nitpick_ignore_regex = [
     ("py:obj", r"trio_parallel\..*|trio-parallel|cache_scope"),  # it has no inventory
     ("py:class", r"(trio_fanout\._\w+\.)?([A-Z]|[A-Z][a-z]|[A-Z]_co|NameT|ItemT|ValueT)"),  # type variables
-    ("py:class", r"AbstractAsyncContextManager|Executor|Outcome|trio_fanout\._stream\.Completed"),  # as they are imported
+    (
+        "py:class",
+        r"AbstractAsyncContextManager|Executor|Outcome|trio_fanout\._stream\.Completed",
+    ),  # as they are imported
 ]
 
 myst_enable_extensions = ["colon_fence"]
