@@ -51,7 +51,7 @@ READ = {"", "console", "ini", "json", "text", "toml"}
 
 PACKAGES = {"distributed", "httpx", "rich", "stamina", "tenacity", "tqdm", "trio_parallel"}
 PROGRAMS = {"curl", "jq"}
-PATIENCE = 60  # seconds, for a slow machine
+PATIENCE = 180  # seconds, for a slow machine
 LONGEST = 5  # seconds that a reader who pastes a page waits for all of it together
 
 CLOCK = "<!-- clock: real -->\n"

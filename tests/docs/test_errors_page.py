@@ -1,9 +1,9 @@
 """errors.md has an entry for every message that the package raises: the message, why, and what to do.
 
-Messages are found in the source: what is assigned to `msg` or `takes`, what is passed to an exception as it is made, to
-`sys.exit()` or to `error()` of a parser, what a method returns that is raised by way of it, and what the `__str__` of an
-exception says. Parts that differ from case to case may be anything, so the page shows a message as users see it. An entry
-begins with the message in backticks, then says **Why** and what to **Do**.
+Messages are found in the source: what is assigned to `msg` or `takes`; what is passed to an exception as it is made, to
+`sys.exit()`, or to `error()` of a parser; what a method returns that is raised by way of it; and what the `__str__` of
+an exception says. Parts that differ from case to case may be anything, so the page shows a message as users see it. An
+entry begins with the message in backticks, then says **Why** and what to **Do**.
 """
 
 import ast

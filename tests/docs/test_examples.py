@@ -130,7 +130,7 @@ async def test_web_application_on_trio_answers(monkeypatch):
     httpx = pytest.importorskip("httpx")
     pytest.importorskip("starlette")
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    import web_on_trio  # noqa: PLC0415  # it needs starlette
+    import web_on_trio  # noqa: PLC0415  # web_on_trio.py needs starlette
 
     transport = httpx.ASGITransport(app=web_on_trio.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://example.org") as client:

@@ -17,14 +17,15 @@ async def save(url, page):
 
 
 async def main():
-    urls = (f"/{n}" for n in itertools.count())  # no end
+    numbers = itertools.count()  # no end
+    urls = (f"/{n}" for n in numbers)
     async with fanout.stream(fetch, urls, limit=8) as results:
         async for index, url, page in results:
             await save(url, page)
             if index == 9:
                 break
     print("saved ten; the last was", url)
-    print("next in the source:", next(urls))
+    print("next in the source:", next(numbers))
 
 
 if __name__ == "__main__":
