@@ -2,6 +2,7 @@
 
 import math
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,15 @@ async def test_limits_of_pools_that_mean_no_limit_elsewhere_are_errors(limit):
     with pytest.raises(ValueError, match="limit"):
         await fanout.map(double_at_once, [1], limit=limit)
     assert await fanout.map(double_at_once, [1], limit=math.inf) == [2]
+
+
+@pytest.mark.skipif(not (PROJECT / "pyproject.toml").exists(), reason="not part of what is published")
+def test_installation_names_the_pythons_and_the_extras_of_the_project():
+    page = (DOCS / "installation.md").read_text()
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    pythons = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert f"CPython {', '.join(pythons)} |" in page
+    for extra, needs in project["optional-dependencies"].items():
+        assert f"`.[{extra}]`" in page
+        for name, oldest in re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(needs), re.MULTILINE):
+            assert f"`{name}` {oldest}+" in page
