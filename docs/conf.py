@@ -10,7 +10,8 @@ import sys
 from html import escape
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, get_overloads
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -43,7 +44,9 @@ nitpicky = True
 # Docstrings: a name in single backticks is a link where there is something to link to.
 default_role = "obj"
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # they are for type checkers; the text says what an argument takes
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 70
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
@@ -61,7 +64,14 @@ def names_of_arguments() -> set[str]:
 
 
 nitpick_ignore = [("py:obj", name) for name in names_of_arguments() | {"total_tokens"}]
-nitpick_ignore_regex = [("py:obj", r"trio_parallel\..*|trio-parallel|cache_scope")]  # it has no inventory
+nitpick_ignore_regex = [
+    ("py:obj", r"trio_parallel\..*|trio-parallel|cache_scope"),  # it has no inventory
+    ("py:class", r"(trio_fanout\._\w+\.)?([A-Z]|[A-Z][a-z]|[A-Z]_co|NameT|ItemT|ValueT)"),  # type variables
+    (
+        "py:class",
+        r"AbstractAsyncContextManager|Executor|Outcome|trio_fanout\._stream\.Completed",
+    ),  # as they are imported
+]
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -80,7 +90,7 @@ copybutton_prompt_text = r">>> |\$ "
 copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
-html_title = "trio-fanout"
+html_title = f"trio-fanout {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
@@ -123,6 +133,29 @@ def link_code(app: Sphinx, doctree: nodes.document) -> None:
             link += code
 
 
+def readable_signature(
+    app: Sphinx, what: str, name: str, thing: object, options: object, arguments: str | None, result: str | None
+) -> tuple[str | None, str | None]:
+    """Leave out what nobody calls; for what a policy decides, say all that may be returned."""
+    if isinstance(thing, type) and (type(thing).__name__ == "NoPublicConstructor" or issubclass(thing, Exception)):
+        return "", None  # only the package makes them
+    if what == "function":
+        fn = inspect.unwrap(thing)
+        written = SimpleNamespace(__module__=fn.__globals__["__name__"], __qualname__=fn.__qualname__)
+        results = dict.fromkeys(str(overload.__annotations__["return"]) for overload in get_overloads(written))
+        result = " | ".join(results) or result
+    return arguments and arguments.replace("tuple[Any, ...]", "tuple"), result
+
+
+def readable_types(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Of an attribute's type, `Any` says nothing: an index is an int or, for a graph, the name of a step."""
+    for number, line in reversed(list(enumerate(lines))):
+        if re.fullmatch(r"\s*:type: Any", line):
+            del lines[number]
+        elif ":type:" in line:
+            lines[number] = re.sub(r"\[[^]]*\bAny\b[^]]*\]", "", line)
+
+
 def inline_pictures(app: Sphinx, doctree: nodes.document, _: str) -> None:
     """Put pictures and plots into the page, where their text and lines have the colour of the page's."""
     if app.builder.format != "html":
@@ -142,5 +175,7 @@ def inline_pictures(app: Sphinx, doctree: nodes.document, _: str) -> None:
 
 def setup(app: Sphinx) -> None:
     app.add_directive("command-help", CommandHelp)
+    app.connect("autodoc-process-signature", readable_signature)
+    app.connect("autodoc-process-docstring", readable_types, priority=900)  # after Napoleon
     app.connect("doctree-read", link_code)
     app.connect("doctree-resolved", inline_pictures)

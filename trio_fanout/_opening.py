@@ -81,7 +81,7 @@ def check_in_trio(call: str) -> None:
         return
     msg = (
         f"{call}() needs Trio, and this is not a Trio task: call it from an async function that trio.run(...) runs; "
-        "see 'From asyncio, notebooks and plain code' in the documentation"
+        "see 'From asyncio, notebooks, web applications and plain code' in the documentation"
     )
     raise RuntimeError(msg)
 

@@ -1,6 +1,10 @@
-"""A polite crawler: `python crawler.py URL [URL ...]` visits what links lead to, on the hosts of these URLs."""
+"""A polite crawler: `python crawler.py URL [URL ...]` visits what links lead to, on the hosts of these URLs.
+
+Ctrl-C starts no further page, and lets those in progress finish; a second one gives up.
+"""
 
 import re
+import signal
 import sys
 import time
 from email.utils import parsedate_to_datetime
@@ -18,7 +22,7 @@ def host_of(url):
 
 
 def busy(exc):
-    """Whether to ask the server less, and again: False, True, or in how many seconds it says."""
+    """Return whether the server is overloaded, or the seconds after which it may be asked again."""
     if not isinstance(exc, httpx.HTTPStatusError) or exc.response.status_code not in {429, 503}:
         return isinstance(exc, httpx.TransportError)
     after = exc.response.headers.get("Retry-After", "")
@@ -48,11 +52,19 @@ async def main(urls):
         if host_of(url) in hosts and url not in pages:
             pages[url] = group.start_soon(visit, url)
 
-    async with httpx.AsyncClient() as client, fanout.open_group(limit=1_000, policy=fanout.Settle()) as group:
-        for url in urls:
-            follow(url)
+    async def stop_on_ctrl_c():
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            await anext(signals)
+        group.stop()
+
+    async with trio.open_nursery() as nursery, httpx.AsyncClient() as client:
+        async with fanout.open_group(limit=100, policy=fanout.Settle()) as group:
+            nursery.start_soon(stop_on_ctrl_c)
+            for url in urls:
+                follow(url)
+        nursery.cancel_scope.cancel()
     for url, page in pages.items():
-        print(url, page.outcome)  # Value(200), or Error(...)
+        print(url, page.outcome)  # Value(200), Error(...), or None if it was not visited
 
 
 if __name__ == "__main__":

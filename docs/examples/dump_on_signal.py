@@ -1,4 +1,4 @@
-"""A program that tells what it is at: `kill -USR1` prints each call that runs, its age, and the line it is at."""
+"""`kill -USR1` prints each running call of this program, its age, and the line that it is waiting at."""
 
 import os
 import signal

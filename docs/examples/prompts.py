@@ -25,13 +25,13 @@ def try_again(exc):
 
 async def main(prompts, db, url):
     async def post(prompt):
-        key = hashlib.sha256(prompt.encode()).hexdigest()  # by it, the provider knows what has been paid
+        key = hashlib.sha256(prompt.encode()).hexdigest()  # by it, the provider knows what has been paid for
         body = {"messages": [{"role": "user", "content": prompt}]}
         with trio.fail_after(STALLED):
             answer = await client.post("/chat", json=body, headers={"Idempotency-Key": key})
         return answer.raise_for_status().json()["choices"][0]["message"]["content"]
 
-    in_turn = fanout.cap(fanout.throttle(post, 60), 8)  # 60 a second, 8 at once
+    in_turn = fanout.cap(fanout.throttle(post, 60), 8)  # 60 per second, 8 at once
     ask = stamina.retry(on=try_again, attempts=5, timeout=None)(in_turn)
 
     async def save(prompt):
@@ -49,7 +49,7 @@ async def main(prompts, db, url):
 if __name__ == "__main__":
     stamina.instrumentation.set_on_retry_hooks([])  # no log across the bar
     prompts = dict.fromkeys(Path(sys.argv[1]).read_text().splitlines())  # each once
-    with closing(sqlite3.connect(sys.argv[2], isolation_level=None)) as db:  # each answer is committed at once
+    with closing(sqlite3.connect(sys.argv[2], isolation_level=None)) as db:  # each answer is committed immediately
         try:
             trio.run(main, prompts, db, sys.argv[3])
         except fanout.FanOutError as error:

@@ -12,7 +12,7 @@ class Prices:
         self.limiter = trio.CapacityLimiter(3)  # for all callers together
 
     async def get(self, products):
-        """A dict of the prices that the supplier tells within 5 seconds each."""
+        """Return a dict of the prices that the supplier names within 5 seconds each."""
         outcomes = await fanout.map(
             self.ask_supplier, products, limit=self.limiter, policy=fanout.Settle(), item_timeout=5
         )

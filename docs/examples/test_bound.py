@@ -1,4 +1,4 @@
-"""A test of a bound, with pytest-trio: three requests to a server at once, and never more."""
+"""A test of a limit, with pytest-trio: three requests to a server at once, and never more."""
 
 import pytest
 import trio
@@ -7,7 +7,7 @@ import trio_fanout as fanout
 
 
 class Client:
-    """What is tested: it should ask its server for no more than three pages at once."""
+    """The code under test: it should ask its server for no more than three pages at once."""
 
     def __init__(self, get):
         self.get = get

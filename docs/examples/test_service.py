@@ -10,7 +10,7 @@ pytestmark = pytest.mark.trio
 
 
 class Supplier:
-    """Takes a second for each price, unless the script says how long, or what it raises."""
+    """Takes one second per price, unless the script names another time, or an exception to raise."""
 
     def __init__(self, **script):
         self.script = script
@@ -34,7 +34,7 @@ async def test_supplier_has_three_requests_at_once_from_all_callers(autojump_clo
         for _ in range(2):
             nursery.start_soon(prices.get, "abcdef")
     assert meter.statistics().peak_running == 3
-    assert trio.current_time() == 4  # twelve requests of a second, in threes
+    assert trio.current_time() == 4  # twelve requests of one second each, three at a time
 
 
 async def test_failure_costs_one_price(autojump_clock):

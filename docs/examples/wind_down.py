@@ -1,7 +1,8 @@
-"""Ctrl-C loses no work: the first one starts nothing more and lets what runs finish; the second one is Python's own."""
+"""Ctrl-C loses no work: the first one starts nothing new and lets what is running finish; the second one gives up."""
 
 import itertools
 import signal
+import sys
 
 import trio
 
@@ -19,9 +20,9 @@ async def stop_on_ctrl_c(results, *, task_status):
     with trio.open_signal_receiver(signal.SIGINT) as signals:
         task_status.started()
         await anext(signals)
-    # Out of the block, Ctrl-C is a KeyboardInterrupt again: it ends the program, whatever hangs.
+    # Outside the block, Ctrl-C is a KeyboardInterrupt again: it ends the program, whatever hangs.
     results.stop()
-    print("finishing what runs; Ctrl-C again to give up", flush=True)
+    print("finishing what is running; Ctrl-C again to give up", flush=True)
 
 
 async def main():
@@ -33,10 +34,15 @@ async def main():
                 async for _, number, _page in results:
                     saved += 1
                     print("saved", number, flush=True)
-            nursery.cancel_scope.cancel()  # it may still wait for a Ctrl-C
+            nursery.cancel_scope.cancel()  # the task may still be waiting for a Ctrl-C
     finally:
         print(saved, "pages are saved")
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    interrupted = False
+    try:
+        trio.run(main)
+    except* KeyboardInterrupt:  # the nursery has put it into a group
+        interrupted = True
+    sys.exit(130 if interrupted else 0)

@@ -912,7 +912,7 @@ async def test_keywords_name_and_docstring_are_the_functions_own(autojump_clock)
 async def test_function_that_is_not_async_is_wrong_use(autojump_clock, policy, options):
     """Under every policy, and not an item's failure."""
     limiter = trio.CapacityLimiter(1)
-    with nothing_left(limiter), pytest.raises(TypeError, match=r"got 3.*in_thread"):
+    with nothing_left(limiter), pytest.raises(TypeError, match=r"returned 3.*in_thread"):
         await fanout.map(cap(len, limiter, **options), ["abc"], policy=policy)
 
 

@@ -181,7 +181,7 @@ async def test_function_that_returns_nothing_to_await_is_wrong_use():
     ends = []
     meter = Meter(on_end=ends.append)
     for policy in ALL_POLICIES:
-        with pytest.raises(TypeError, match=r"got 3 from it.*in_thread"):
+        with pytest.raises(TypeError, match=r"calling it returned 3.*in_thread"):
             await fanout.map(meter.wrap(len), ["abc"], policy=policy)
     with pytest.raises(TypeError, match="in_thread"):
         await meter.wrap(len)("abc")

@@ -311,7 +311,7 @@ async def test_function_that_is_not_async_is_wrong_use(autojump_clock):
     """Under every policy, and not an item's failure."""
     with pytest.raises(TypeError, match="in_thread"):
         await throttle(len, 1)("abc")
-    with pytest.raises(TypeError, match=r"got 3.*in_thread"):
+    with pytest.raises(TypeError, match=r"returned 3.*in_thread"):
         await fanout.map(throttle(len, 1), ["abc"], policy=fanout.Settle())
 
 

@@ -3,10 +3,13 @@
 What a page can count on:
 
 - Its blocks run in order, in one namespace, which begins empty, and in one empty directory.
-- ``python`` may `await`, as at the prompt of ``python -m trio``. All of a page is one run of Trio, in virtual time; a
-  page that talks to threads, processes or servers says ``clock: real`` in its front matter.
+- ``python`` is pasted at the prompt of ``python -m trio``, so it may `await`. Blank lines end what they end there. All
+  of a page is one run of Trio, in virtual time, and takes a few seconds of it: a reader's clock is real. A page that
+  talks to threads, processes or servers has a line ``<!-- clock: real -->``.
 - ``python`` with a line ``if __name__ == "__main__":`` is a program of its own, and is run as one.
-- ``pycon`` is typed at the prompt of ``python -m trio``, which answers as the block says.
+- ``python`` after a line ``<!-- examples/NAME.py -->`` is that file or a part of it, word for word. It is not run here:
+  other tests run the files.
+- ``pycon`` is typed at the prompt of ``python -m trio``, which answers as the block says, tracebacks included.
 - ``sh`` is run by bash, and fails as soon as one of its commands does. What installs something is only read.
 - ``text`` right after one of those is what it prints on standard output, and ``...`` in it stands for anything. What
   prints without one is an error: a reader would want to know.
@@ -17,6 +20,7 @@ A page that needs a package or a program that is not installed is skipped there.
 from __future__ import annotations
 
 import ast
+import codeop
 import difflib
 import inspect
 import os
@@ -47,7 +51,11 @@ READ = {"", "console", "ini", "json", "text", "toml"}
 
 PACKAGES = {"distributed", "httpx", "rich", "stamina", "tenacity", "tqdm", "trio_parallel"}
 PROGRAMS = {"curl", "jq"}
-PATIENCE = 60  # seconds, for a slow machine
+PATIENCE = 180  # seconds, for a slow machine
+LONGEST = 5  # seconds that a reader who pastes a page waits for all of it together
+
+CLOCK = "<!-- clock: real -->\n"
+FILE = re.compile(r"<!-- (examples/[\w/]+\.py) -->\n")
 
 
 @dataclass
@@ -57,6 +65,7 @@ class Block:
     language: str
     code: str
     output: str | None = None  # what the page says it prints
+    file: str | None = None  # of which it is a part
 
     @property
     def place(self):
@@ -68,11 +77,15 @@ class Block:
 
     @property
     def runs(self):
+        return self.file is None and self.is_run_by_readers
+
+    @property
+    def is_run_by_readers(self):
         return self.language in {"python", "pycon"} or (self.language == "sh" and not INSTALLS.search(self.code))
 
 
 def blocks_of(page):
-    """The blocks of a page, and its front matter."""
+    """The blocks of a page, and whether they need the real clock."""
     lines = page.read_text().splitlines(keepends=True)
     found = []
     opened = None  # the fence of the block that we are in
@@ -83,19 +96,19 @@ def blocks_of(page):
             if opened is None:
                 follows = follows and not line.strip()
             else:
-                found.append(Block(page, number + 1, opened["language"], ""))
+                file = FILE.fullmatch(lines[number - 2]) if number > 1 else None
+                found.append(Block(page, number + 1, opened["language"], "", file=file and file[1]))
         elif line.strip() == opened["ticks"]:
             block = found[-1]
             if opened["indent"] and block.language == "python":
                 pytest.fail(f"{block.place}: an indented block cannot be run", pytrace=False)
-            if follows and block.language == "text" and found[-2].runs:
+            if follows and block.language == "text" and found[-2].is_run_by_readers:
                 found[-2].output = block.code
             opened, follows = None, True
         else:
             found[-1].code += line
     assert opened is None, f"{found[-1].place}: this block has no end"
-    front = re.match(r"---\n(.*?)^---\n", "".join(lines), re.DOTALL | re.MULTILINE)
-    return found, front[1] if front else ""
+    return found, CLOCK in lines
 
 
 def marks(page):
@@ -104,7 +117,7 @@ def marks(page):
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.stem, marks=marks(page)) for page in PAGES])
 def test_blocks_of_the_page_run_and_print_what_it_says(page, tmp_path, monkeypatch, capsys):
-    blocks, front = blocks_of(page)
+    blocks, is_real = blocks_of(page)
     for block in blocks:
         if block.language not in READ | {"python", "pycon", "sh"} and not block.language.startswith("{"):
             pytest.fail(f"{block.place}: blocks of {block.language!r} are not run here", pytrace=False)
@@ -126,15 +139,17 @@ def test_blocks_of_the_page_run_and_print_what_it_says(page, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "page", module)  # where classes look for their annotations
 
     async def run_page():
+        started = trio.current_time()
         for block in blocks:
             if block.language == "python" and not block.is_program:
-                await run_python(block, module.__dict__)
+                await paste(block, module.__dict__)
                 out = capsys.readouterr().out
             else:
                 out = run_outside(block, tmp_path)
             compare(block, out)
+        assert is_real or trio.current_time() - started <= LONGEST, "too long for readers, whose time is not virtual"
 
-    clock = None if re.search(r"^clock: real$", front, re.MULTILINE) else MockClock(autojump_threshold=0)
+    clock = None if is_real else MockClock(autojump_threshold=0)
     try:
         trio.run(run_page, clock=clock)
     except ImportError as exc:
@@ -143,53 +158,82 @@ def test_blocks_of_the_page_run_and_print_what_it_says(page, tmp_path, monkeypat
         pytest.skip(f"needs {exc.name}")
 
 
-async def run_python(block, names):
-    # Tracebacks name the page and its line.
-    source = "\n" * (block.line - 1) + block.code
-    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    code = compile(source, str(block.page), "exec", flags=flags, dont_inherit=True)
-    try:
-        running = eval(code, names)
-        if code.co_flags & inspect.CO_COROUTINE:
-            await running
-    except ImportError:
-        raise
-    except Exception as exc:  # noqa: BLE001  # whatever it is
-        exc.__traceback__ = exc.__traceback__.tb_next  # without this function
-        why = "".join(traceback.format_exception(exc))
-    else:
-        return
-    pytest.fail(f"{block.place}: the block fails\n{why}", pytrace=False)
+def statements(block):
+    """What the prompt of ``python -m trio`` makes of a block that is pasted there: code objects, one by one."""
+    compile_ = codeop.CommandCompiler()
+    compile_.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    typed, began = [], block.line
+    for number, line in enumerate([*block.code.splitlines(), ""], start=block.line):
+        typed.append(line)
+        source = "\n".join(typed)
+        try:
+            complete = compile_(source, block.page.name)
+        except SyntaxError as exc:
+            place = f"{block.page.relative_to(PROJECT)}:{number}"
+            why = "no blank line within a statement, and one after each that has a body"
+            pytest.fail(f"{place}: cannot be pasted at a prompt ({why}): {exc}", pytrace=False)
+        if all(not line or line.startswith("#") for line in typed):
+            typed, began = [], number + 1
+        elif complete is not None:
+            # Tracebacks name the page and its line.
+            flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+            yield compile("\n" * (began - 1) + source + "\n", str(block.page), "single", flags, dont_inherit=True)
+            typed, began = [], number + 1
+    assert not typed, f"{block.place}: the last statement has no end"
+
+
+async def paste(block, names):
+    for code in statements(block):
+        try:
+            running = eval(code, names)
+            if code.co_flags & inspect.CO_COROUTINE:
+                await running
+        except ImportError:
+            raise
+        except Exception as exc:  # noqa: BLE001  # whatever it is
+            exc.__traceback__ = exc.__traceback__.tb_next  # without this function
+            why = "".join(traceback.format_exception(exc))
+        else:
+            continue
+        pytest.fail(f"{block.place}: the block fails\n{why}", pytrace=False)
 
 
 def run_outside(block, directory):
     """The output of a program, of a session or of a script, which must succeed."""
-    typed = ""
+    typed, stderr = "", subprocess.PIPE
     if block.is_program:
         (directory / "program.py").write_text(block.code)
         command = [sys.executable, "-W", "error", "program.py"]
     elif block.language == "pycon":
-        command = [sys.executable, "-m", "trio"]
+        command, stderr = [sys.executable, "-m", "trio"], subprocess.STDOUT  # tracebacks are part of the session
         typed = "".join(line[4:] or "\n" for line in block.code.splitlines(keepends=True) if PROMPT.match(line))
         block.output = PROMPT.sub("", block.code)
     else:
         command = ["bash", "-euo", "pipefail", "-c", block.code]
-    done = run_command(command, directory, Path(sys.executable).parent, typed)
+    done = run_command(command, directory, Path(sys.executable).parent, typed, stderr)
     if done.returncode:
         missing = re.search(r"ModuleNotFoundError: No module named '(\w+)'", done.stderr)
         if missing and missing[1] in PACKAGES:
             pytest.skip(f"needs {missing[1]}")
         pytest.fail(f"{block.place}: exit code {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
-    return re.sub(r"^((>>>|\.\.\.) )+", "", done.stdout, flags=re.MULTILINE) if typed else done.stdout
+    return answers(done.stdout) if typed else done.stdout
 
 
-def run_command(command, directory, programs, typed=""):
+def answers(session):
+    """What the prompt said between its greeting and the end."""
+    _, _, out = session.partition(">>> import trio\n")
+    out, _, _ = out.partition("\nnow exiting")
+    return re.sub(r"^((>>>|\.\.\.) )+", "", out, flags=re.MULTILINE)
+
+
+def run_command(command, directory, programs, typed="", stderr=subprocess.PIPE):
     return subprocess.run(
         command,
         cwd=directory,
-        env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+        env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"},
         input=typed,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         timeout=PATIENCE,
         check=False,
@@ -203,6 +247,52 @@ def compare(block, out):
             want.splitlines(), out.splitlines(), f"what {block.place} says", "what it prints", lineterm="", n=100
         )
         pytest.fail("\n".join([f"{block.place}: the page says that it prints something else", *lines]), pytrace=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_blocks_from_files_are_what_the_files_say(page):
+    for block in blocks_of(page)[0]:
+        if block.file:
+            assert f"\n{block.code}" in f"\n{(PROJECT / 'docs' / block.file).read_text()}", (
+                f"{block.place}: {block.file}"
+            )
+
+
+def test_each_example_is_on_a_page():
+    """In plain sight: a directive that includes a file is an empty box where the sources are read."""
+    shown = {block.file for page in PAGES for block in blocks_of(page)[0]}
+    named = " ".join(page.read_text() for page in PAGES)
+    for path in (PROJECT / "docs/examples").rglob("*.py"):
+        name = path.relative_to(PROJECT / "docs").as_posix()
+        assert name in shown or f"docs/{name}" in named, name
+    assert "literalinclude" not in named
+
+
+def virtual_pages():
+    for page in PAGES:
+        blocks, is_real = blocks_of(page)
+        if not is_real and any("current_time" in block.code for block in blocks if block.runs):
+            yield page
+
+
+@pytest.mark.parametrize("page", list(virtual_pages()), ids=lambda page: page.stem)
+def test_page_with_times_says_that_they_are_virtual(page):
+    assert "virtual time" in page.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem, marks=marks(page)) for page in PAGES])
+def test_page_can_be_pasted_at_the_prompt(page, tmp_path):
+    """All of its blocks, into a real ``python -m trio``, without a failure. What they print may depend on the clock."""
+    blocks = [
+        block for block in blocks_of(page)[0] if block.runs and block.language == "python" and not block.is_program
+    ]
+    typed = "".join(f"{block.code}\n" for block in blocks)
+    done = run_command([sys.executable, "-m", "trio"], tmp_path, Path(sys.executable).parent, typed)
+    missing = re.search(r"ModuleNotFoundError: No module named '(\w+)'", done.stderr)
+    if missing and missing[1] in PACKAGES:
+        pytest.skip(f"needs {missing[1]}")
+    assert "Error" not in done.stderr, done.stderr
 
 
 # README.md and CONTRIBUTING.md, of which Sphinx knows nothing

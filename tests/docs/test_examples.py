@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 PATIENCE = 60  # seconds, for a slow machine
 TESTED_IN = ("test_examples.py", "test_programs.py")
 
-FINISHING = "finishing what runs; Ctrl-C again to give up\n"
+FINISHING = "finishing what is running; Ctrl-C again to give up\n"
 
 
 def arguments(name, directory):
@@ -35,7 +35,7 @@ def run(name, directory):
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_example_is_short_and_has_a_test(path):
-    assert len(path.read_text().splitlines()) < 60
+    assert len(path.read_text().splitlines()) < 75
     assert any(path.name in (Path(__file__).parent / name).read_text() for name in TESTED_IN)
 
 
@@ -126,6 +126,18 @@ def test_signal_tells_what_runs_how_long_and_where(tmp_path):
             process.kill()
 
 
+async def test_web_application_on_trio_answers(monkeypatch):
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("starlette")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import web_on_trio  # noqa: PLC0415  # web_on_trio.py needs starlette
+
+    transport = httpx.ASGITransport(app=web_on_trio.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://example.org") as client:
+        response = await client.get("/prices")
+    assert response.json() == ["price of near", "price of far"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="for POSIX signals")
 def test_first_ctrl_c_lets_what_runs_finish(tmp_path):
     with subprocess.Popen(**arguments("wind_down.py", tmp_path), stdout=subprocess.PIPE) as process:
@@ -142,7 +154,7 @@ def test_first_ctrl_c_lets_what_runs_finish(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="for POSIX signals")
-def test_second_ctrl_c_interrupts_an_item_that_hangs(tmp_path):
+def test_second_ctrl_c_ends_the_program_as_a_shell_expects_even_if_an_item_hangs(tmp_path):
     how = arguments("wind_down.py", tmp_path)
     with subprocess.Popen(**how, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
@@ -155,8 +167,7 @@ def test_second_ctrl_c_interrupts_an_item_that_hangs(tmp_path):
             out, err = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
-    assert process.returncode not in (0, None)
-    assert "KeyboardInterrupt" in err
+    assert (process.returncode, err) == (130, "")
     assert "pages are saved" in out
 
 

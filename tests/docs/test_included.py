@@ -13,8 +13,19 @@ DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = DOCS / "examples"
 TUTORIAL = EXAMPLES / "tutorial"
 
-INCLUDED = r"^```\{literalinclude\} examples/tutorial/(\w+\.py)\n[^`]*^```$\n\n```text\n(.*?)^```$"
+INCLUDED = r"^<!-- examples/tutorial/(\w+\.py) -->\n```python\n.*?^```$\n\n```text\n(.*?)^```$"
 OUTPUT = dict(re.findall(INCLUDED, (DOCS / "tutorial.md").read_text(), re.DOTALL | re.MULTILINE))
+
+
+IN_VIRTUAL_TIME = """
+import runpy, sys, trio
+from trio.testing import MockClock
+
+run = trio.run
+trio.run = lambda fn, *args: run(fn, *args, clock=MockClock(autojump_threshold=0))
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+"""Runs a program with the clock of a test, so that what it prints does not depend on how busy the machine is."""
 
 
 def run(directory, *command):
@@ -29,7 +40,7 @@ def test_each_program_of_the_tutorial_is_on_the_page_with_its_output():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OUTPUT))
 def test_program_of_the_tutorial_prints_what_the_page_says(name, tmp_path):
-    done = run(tmp_path, str(TUTORIAL / name))
+    done = run(tmp_path, "-c", IN_VIRTUAL_TIME, str(TUTORIAL / name))
     assert done.returncode == 0, done.stderr
     assert done.stdout == OUTPUT[name]
 
@@ -51,7 +62,7 @@ def test_the_tests_of_the_page_on_testing_pass(suite):
     tests = set(re.findall(r"^(?:async )?def (test_\w+)", (suite / "test_download.py").read_text(), re.MULTILINE))
     assert f"{len(tests)} passed" in done.stdout
     # And all of them are on the page.
-    assert tests == set(re.findall(r":pyobject: (test_\w+)", (DOCS / "testing.md").read_text()))
+    assert tests <= set(re.findall(r"^(?:async )?def (test_\w+)", (DOCS / "testing.md").read_text(), re.MULTILINE))
 
 
 @pytest.mark.slow

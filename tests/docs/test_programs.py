@@ -240,6 +240,28 @@ def test_crawler_visits_each_page_once_and_asks_no_host_for_more_than_it_takes(t
     assert sum(call.began > refused["busy"] for call in first.server.calls) == 11  # ten pages, and the one again
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="for POSIX signals")
+def test_crawler_finishes_what_is_in_progress_after_ctrl_c(tmp_path):
+    interrupted = threading.Event()
+
+    def reply(call):
+        if call.path != "/":
+            assert interrupted.wait(PATIENCE)
+            return page()
+        return page(*(f"/{n}" for n in range(300)))
+
+    with Server(reply) as server, started(tmp_path, "crawler.py", server.url + "/") as process:
+        server.load.wait_for_peak(2)
+        time.sleep(1)  # until as many pages are in progress as may be
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)  # until the crawler knows
+        interrupted.set()
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (0, "")
+    ends = Counter(line.split(" ", 1)[1] for line in out.splitlines())
+    assert ends == {"Value(200)": 101, "None": 200}
+
+
 # A batch of prompts
 
 

@@ -1,4 +1,4 @@
-"""What is tested: it fetches pages from one server, and tells what it could not fetch."""
+"""The code under test: it fetches pages from one server, and reports what it could not fetch."""
 
 import outcome
 
@@ -6,7 +6,7 @@ import trio_fanout as fanout
 
 
 async def download(get, urls, server):
-    """Give back the pages by URL, and the errors by URL. `server` is a limiter; a request may take ten seconds."""
+    """Return the pages by URL, and the errors by URL. `server` is a limiter; a request may take ten seconds."""
     results = await fanout.map(get, urls, limit=server, item_timeout=10, policy=fanout.Settle())
     pages, errors = {}, {}
     for url, result in zip(urls, results, strict=True):

@@ -11,7 +11,7 @@ import trio_fanout as fanout
 
 
 class Script:
-    """An async function that does what it was told for each argument: how long to take, and what to return or raise.
+    """An async function that follows a script: for each argument, how long to take, and what to return or raise.
 
     It notes when it was called.
     """
@@ -62,7 +62,7 @@ async def test_cancelled_it_leaves_nothing_behind(autojump_clock):
     with trio.move_on_after(3) as scope:
         await download(get, "abc", server)
     assert scope.cancelled_caught
-    assert trio.current_time() == 3  # at once
+    assert trio.current_time() == 3  # immediately
     assert server.borrowed_tokens == 0
     assert meter.running() == []
     assert meter.statistics().cancelled == 2

@@ -1,4 +1,4 @@
-"""A page hangs: give each item two tenths of a second, and all of them half a second."""
+"""A page hangs: give each item two tenths of a second, and all of them together half a second."""
 
 import outcome
 import trio

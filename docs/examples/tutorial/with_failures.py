@@ -1,4 +1,4 @@
-"""A page is missing: stop at once, or go on and try again."""
+"""A page is missing: stop, or carry on and retry."""
 
 import trio
 
@@ -6,7 +6,7 @@ import trio_fanout as fanout
 
 
 async def fetch(url, host="example.org"):
-    await trio.sleep(0.1)  # a request would be here
+    await trio.sleep(0.1)  # stands in for a real request
     if (host, url) == ("example.org", "/c"):
         raise ConnectionError(url)
     return f"<page {host}{url}>"

@@ -6,7 +6,7 @@ import trio_fanout as fanout
 
 
 async def fetch(url):
-    await trio.sleep(0.1)  # a request would be here
+    await trio.sleep(0.1)  # stands in for a real request
     return f"<page {url}>"
 
 

@@ -6,12 +6,12 @@ import trio_fanout as fanout
 
 
 async def fetch(url):
-    await trio.sleep(0.1)  # a request would be here
+    await trio.sleep(0.1)  # stands in for a real request
     return f"<page {url}>"
 
 
 def count_letters(completed):
-    return len(completed.value)  # a slow, blocking parser would be here
+    return len(completed.value)  # stands in for a slow, blocking parser
 
 
 async def main():

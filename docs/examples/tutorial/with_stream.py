@@ -1,4 +1,4 @@
-"""More pages than fit into memory: take results as they come, and stop when there are enough."""
+"""More pages than fit in memory: use results as they arrive, and stop when there are enough."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import trio_fanout as fanout
 
 
 async def fetch(url):
-    await trio.sleep(0.01)  # a request would be here
+    await trio.sleep(0.01)  # stands in for a real request
     return f"<page {url}>"
 
 
@@ -17,14 +17,15 @@ async def save(url, page):
 
 
 async def main():
-    urls = (f"/{n}" for n in itertools.count())  # no end
+    numbers = itertools.count()  # no end
+    urls = (f"/{n}" for n in numbers)
     async with fanout.stream(fetch, urls, limit=8) as results:
         async for index, url, page in results:
             await save(url, page)
             if index == 9:
                 break
     print("saved ten; the last was", url)
-    print("asked for next:", next(urls))
+    print("next in the source:", next(numbers))
 
 
 if __name__ == "__main__":
