@@ -45,6 +45,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 MODULES = [file for file in FILES if not file.startswith(("_cli/", "__main__"))]
 SKIPPED = {"test_docs", "test_docstrings", "test_examples", "test_figures", "test_packaging"}  # and the command's
 
+KILLED = ("killed", "killed by time")
 SURVIVED = ("survived", "no test", "trouble")
 
 OTHER = {
@@ -195,6 +196,7 @@ def put_in(mutant, tree):
         compiled = compile(tree, filename, "exec", flags=0x1000000, dont_inherit=True)  # annotations are not evaluated
     new = code_of(compiled, mutant.function)
     changed = 0
+    gc.unfreeze()  # conftest.py hides from `gc` what lives as long as the suite
     for thing in gc.get_objects():
         if isinstance(thing, types.FunctionType) and thing.__code__.co_filename == filename:
             old = thing.__code__
@@ -203,6 +205,7 @@ def put_in(mutant, tree):
                 with contextlib.suppress(KeyError):
                     PROTECTION[thing.__code__] = PROTECTION[old]
                 changed += 1
+    gc.freeze()
     return changed
 
 
@@ -361,12 +364,12 @@ def pytest_runtestloop(session):
         if among is None:
             stale |= {text for text in judged - survivors if text.startswith(f"{path}:")}
     total = outcomes.total() - outcomes["not put in"]
-    killed = outcomes["killed"] + outcomes["killed by time"]
+    killed = sum(outcomes[what] for what in KILLED)
     share = 100 * killed / max(total, 1)
     print(f"{killed} of {total} mutants killed, {share:.1f} %; of the others {outcomes['judged']} judged")
     if stale:
         print(f"to be deleted from {JUDGED.name}, as no such mutant survives:", *sorted(stale), sep="\n  ")
-    session.testsfailed = sum(outcomes[what] for what in SURVIVED) + len(stale)
+    session.testsfailed = sum(outcomes[what] for what in SURVIVED) + len(stale) + (not killed)
     return True
 
 
@@ -396,12 +399,12 @@ def try_mutants(path, among, judged, by_name, known, option):
         pid, status = os.wait()
         mutant = running.pop(pid)
         what, text = outcome_of(status), mutant.describe()
-        if what in SURVIVED:
+        if what not in KILLED:
             survivors.add(text)
-            if text in judged:
-                what = "judged"
-            else:
-                print(f"  line {mutant.line}: {what}: {text}", flush=True)
+        if what in SURVIVED and text in judged:
+            what = "judged"
+        elif what in SURVIVED:
+            print(f"  line {mutant.line}: {what}: {text}", flush=True)
         outcomes[what] += 1
     return outcomes, survivors
 
