@@ -7,7 +7,7 @@ import pickle
 import sys
 import threading
 import traceback
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -369,6 +369,37 @@ async def test_broken_worker_error_of_an_argument_is_raised_as_it_is(args):
 async def test_other_base_exceptions_are_one_calls_failure(elsewhere, error):
     failure = await failure_of(elsewhere(functools.partial(raise_cls, type(error))))
     assert str(failure).startswith(f"raise_cls raised {type(error).__name__}(), which under ")
+
+
+# Executors of other kinds
+
+
+class Pickling(ThreadPoolExecutor):
+    """Pickles what it is given, and what comes of it, as Dask and loky do."""
+
+    def submit(self, fn, /, *args):
+        data = pickle.dumps((fn, args))
+        return super().submit(self._run, data)
+
+    @staticmethod
+    def _run(data):
+        fn, args = pickle.loads(data)
+        try:
+            value = fn(*args)
+        except Exception as exc:  # noqa: BLE001
+            raise pickle.loads(pickle.dumps(exc)) from None
+        return pickle.loads(pickle.dumps(value))
+
+
+async def test_executors_that_pickle_get_failures_that_can_be_pickled(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tblib.pickling_support")  # see below
+    with Pickling(1) as pool:
+        call = functools.partial(fanout.in_executor, pool)
+        assert await call(identity)(9) == 9
+        failure = await failure_of(call(functools.partial(raise_cls, NeedsMore, 3, "a text")))
+        assert str(failure) == "NeedsMore: 3: a text (this stands for an exception that cannot be pickled)"
+        assert "SystemExit(3)" in str(await failure_of(call(leave), 3))
+        assert str(await failure_of(call(raise_with_a_note))) == "noted"
 
 
 # Without processes, and so without tblib, which would change how exceptions are pickled in all other tests
