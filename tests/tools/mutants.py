@@ -43,8 +43,7 @@ CPU = 3  # the same of CPU time, for loops without an end
 MODULES = [
     "_core/exceptions.py", "_core/feeding.py", "_core/items.py", "_core/limits.py", "_core/nursery.py",
     "_opening.py", "_core/run.py", "_core/slices.py", "_core/sources.py", "_core/windows.py",
-    "_ledgers.py", "_policies.py", "_errors.py", "_cap.py", "_tokens.py", "_adaptive.py", "_overload.py", "_throttle.py", "_units.py",
-    "_states.py", "_meter.py",
+    "_ledgers.py", "_policies.py", "_errors.py", "_cap.py", "_throttle.py", "_meter.py",
 ]  # fmt: skip
 
 OTHER = {
