@@ -145,7 +145,9 @@ async def test_adapter_made_for_each_call_is_freed_without_the_garbage_collector
         gc.enable()
 
 
-@pytest.mark.parametrize("options", [{}, {"key": len}, {"overloaded": bool}, {"weight": len}], ids=repr)
+@pytest.mark.parametrize(
+    "options", [{}, {"key": len}, {"overloaded": bool}, {"weight": len}], ids=["fixed", "key", "adaptive", "weight"]
+)
 def test_state_of_a_run_goes_with_the_run(options):
     """Where the adapter stays."""
 
