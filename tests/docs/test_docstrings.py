@@ -57,7 +57,7 @@ def names(tmp_path):
     async def get(url):
         return httpx.Response(200, request=httpx.Request("GET", url))
 
-    async_functions = "fetch find_exact find_semantic judge make_plan ping save search_flights search_hotels"
+    async_functions = "complete fetch find_exact find_semantic judge make_plan ping save search_flights search_hotels"
     return {
         **dict.fromkeys(async_functions.split(), work),
         "client": SimpleNamespace(get=get),
@@ -73,6 +73,7 @@ def names(tmp_path):
         "pages": ["a", "b"],
         "paths": [tmp_path, Path(__file__)],
         "question": "which?",
+        "resize": lambda path: path,
         "seen": set(),
         "stamina": pytest.importorskip("stamina"),
         "Step": fanout.Step,
