@@ -2,12 +2,14 @@
 
 Messages are found in the source: what is assigned to `msg` or `takes`; what is passed to an exception as it is made, to
 `sys.exit()`, or to `error()` of a parser; what a method returns that is raised by way of it; and what the `__str__` of
-an exception says. Parts that differ from case to case may be anything, so the page shows a message as users see it. An
-entry begins with the message in backticks, then says **Why** and what to **Do**.
+an exception says. A message may be a constant of its module. Parts that differ from case to case may be anything, so
+the page shows a message as users see it. An entry begins with the message in backticks, then says **Why** and what to
+**Do**.
 """
 
 import ast
 import re
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,22 @@ def texts_in(tree):
                 yield from returned_by(node, raised_by)
 
 
+def is_a_constant(node):
+    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+
+
+def alternatives(node, constants):
+    """The nodes of which an expression is one: both sides of a condition, and what a constant stands for."""
+    match node:
+        case ast.IfExp(body=one, orelse=other):
+            yield from alternatives(one, constants)
+            yield from alternatives(other, constants)
+        case ast.Name(id=name) if name in constants:
+            yield constants[name]
+        case _:
+            yield node
+
+
 def returned_by(parent, names):
     for function in ast.walk(parent):
         if isinstance(function, ast.FunctionDef) and function.name in names:
@@ -78,7 +96,9 @@ def returned_by(parent, names):
 def messages():
     """Each message as a pattern, and where it is made."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in texts_in(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        constants = {node.target.id: node.value for node in tree.body if is_a_constant(node)}
+        for node in chain.from_iterable(alternatives(node, constants) for node in texts_in(tree)):
             pattern = text_of(node)
             if pattern and not NOT_MESSAGES.search(re.sub(r"\\(.)", r"\1", pattern)):
                 yield pattern, f"{path.relative_to(PROJECT)}:{node.lineno}"

@@ -98,3 +98,10 @@ def test_installation_names_the_pythons_and_the_extras_of_the_project():
         assert f"`.[{extra}]`" in page
         for name, oldest in re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(needs), re.MULTILINE):
             assert f"`{name}` {oldest}+" in page
+
+
+@pytest.mark.skipif(not (PROJECT / "trio_fanout").exists(), reason="its source is not here")
+def test_the_page_on_design_has_all_rooms_and_no_other():
+    rooms = re.search(r"^```text\ntrio_fanout/\n(.*?)^```", (DOCS / "design.md").read_text(), re.DOTALL | re.MULTILINE)
+    files = {path.name for path in (PROJECT / "trio_fanout").rglob("*.py")} - {"__init__.py", "__main__.py"}
+    assert set(re.findall(r"\w+\.py", rooms[1])) == files

@@ -68,8 +68,8 @@ async def test_cancelled_it_leaves_nothing_behind(autojump_clock):
     assert meter.statistics().cancelled == 2
 
 
-@hypothesis.given(st.lists(st.integers(0, 9)), st.integers(1, 4))
-def test_whatever_the_times_results_are_complete_and_no_token_idles(times, limit):
+@hypothesis.given(st.lists(st.integers(0, 9)), st.integers(1, 4), st.random_module())
+def test_whatever_the_times_results_are_complete_and_no_token_idles(times, limit, order):
     urls = range(len(times))
     meter = fanout.Meter()
 
