@@ -14,7 +14,7 @@ import random
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import inf
 
@@ -28,7 +28,7 @@ from trio_fanout import Collect, FailFast, FirstSuccess, Settle
 
 ANY = "any"  # as a time: at a turn of Trio's loop that is chosen as an order is
 TURNS = 30  # from which it is chosen
-RUNS = 40  # of each plan
+RUNS = 20  # of each plan
 READER_IS_WOKEN = False  # whether the reader of an async source is woken whenever there is room
 SOON = 0.011  # seconds, within which a run that never waits has to follow what changes
 
@@ -113,6 +113,15 @@ class Made:
 # Where the engine asks for the time
 
 
+PLACES = [
+    (module, name)
+    for key, module in list(sys.modules.items())
+    if key.startswith("trio_fanout")
+    for name, value in list(vars(module).items())
+    if value is time.perf_counter
+]
+
+
 @contextmanager
 def slices_by(control, looks):
     """Have slices go by virtual time, and by choice at the first `looks` looks."""
@@ -125,19 +134,12 @@ def slices_by(control, looks):
             over += 0.01 * control.choose(2)
         return control.now + over + 1
 
-    places = [
-        (module, name)
-        for key, module in list(sys.modules.items())
-        if key.startswith("trio_fanout")
-        for name, value in list(vars(module).items())
-        if value is time.perf_counter
-    ]
-    for module, name in places:
+    for module, name in PLACES:
         setattr(module, name, look)
     try:
         yield
     finally:
-        for module, name in places:
+        for module, name in PLACES:
             setattr(module, name, time.perf_counter)
 
 
@@ -1079,73 +1081,93 @@ class Chance(random.Random):
         return self.choice((ANY, ANY, 0, 1, 2))
 
 
+CALLS = ("map", "map", "do", "fan_out", "stream", "stream", "stream", "open_group", "open_group", "run_graph")
+
+
 def random_plan(chance):
-    """A plan, drawn by lot."""
-    call = chance.choice(("map", "map", "do", "fan_out", "stream", "stream", "stream", "open_group", "open_group", "run_graph"))
-    makes_graph = call == "run_graph"
-    size = chance.randint(0, 6) if chance.one_in(3) else chance.randint(2, 5)
-    makes = {"shared": chance.one_in(3), "limit": chance.choice((1, 2, 2, 3, 3, 4, inf))}
-    risk = chance.choice((0, 0.2, 0.5))
-    place = list(range(size))
-    chance.shuffle(place)
-    items = tuple(
-        random_item(
-            chance,
-            risk,
-            jobs=2 if call == "open_group" else 0,
-            needs=tuple(other for other in range(size) if place[other] < place[index] and chance.one_in(2.5))
-            if makes_graph
-            else (),
-        )
-        for index in range(size)
-    )
-    makes["policy"] = random_policy(chance, call)
-    if chance.one_in(5):
-        makes["item_timeout"] = chance.choice((0.5, 1, 1.5))
+    """A plan, drawn by lot. Every other one comes to its end."""
+    call = chance.choice(CALLS)
+    wild = chance.one_in(2)
+    plan = {
+        "items": random_items(chance, call, wild=wild),
+        "limit": chance.choice((1, 2, 2, 3, 3, 4, inf)),
+        "policy": random_policy(chance, call),
+        "shared": chance.one_in(3),
+    }
+    if chance.one_in(8):
+        plan["item_timeout"] = chance.choice((0.5, 1, 1.5))
+    if chance.one_in(3):
+        plan["looks"] = 30
     if call in {"map", "do", "stream"}:
-        makes["source"] = chance.choice(("list", "generator", "async generator", "async iterator", "timed"))
-        if makes["source"] not in {"list", "generator"}:
-            makes["delays"] = chance.waits(3)
-        makes["source_error"] = chance.one_in(8)
+        plan |= random_source(chance, wild=wild)
     if call in {"stream", "open_group"}:
-        makes["pace"] = chance.waits(2)
+        plan["pace"] = chance.waits(2)
     if call == "stream":
-        makes["ordered"] = chance.one_in(2)
-        makes["buffer"] = chance.choice((None, 0, 0, 1, 2, inf))
-        if chance.one_in(3):
-            makes["leaving"] = chance.choice(("break", "raise", "stop", "aclose"))
-            makes["reads"] = chance.randint(0, 3)
-    elif call == "open_group" and chance.one_in(2):
-        makes["leaving"] = chance.choice(("raise", "stop", "cancel", "wait", "wait"))
-    if chance.one_in(3):
-        makes["cancelled"] = chance.when()
-    if call in {"stream", "open_group"} and chance.one_in(5):
-        makes["stopped"] = chance.when()
-    if makes["shared"] or call in {"stream", "open_group"}:
-        if chance.one_in(2):
-            makes["changes"] = random_changes(chance)
-        if makes["shared"] and chance.one_in(2):
-            makes["borrows"] = tuple((chance.when(), chance.wait()) for _ in range(chance.randint(1, 2)))
-    if chance.one_in(3):
-        makes["looks"] = 30
-    return Plan(call, items, **makes)
+        plan["ordered"] = chance.one_in(2)
+        plan["buffer"] = chance.choice((None, 0, 0, 1, 2, inf))
+    if wild:
+        plan |= random_end(chance, call)
+    if call == "open_group" and chance.one_in(4):
+        plan["leaving"] = "wait"
+    if (plan["shared"] or call in {"stream", "open_group"}) and chance.one_in(2):
+        plan["changes"] = random_changes(chance)
+    if plan["shared"] and chance.one_in(2):
+        plan["borrows"] = tuple((chance.when(), chance.wait()) for _ in range(chance.randint(1, 2)))
+    return Plan(call, **plan)
 
 
-def random_item(chance, risk, *, jobs=0, needs=(), inner=True):
-    makes = {"waits": chance.waits(2), "fails": chance.random() < risk, "needs": needs}
-    makes["if_cancelled"] = chance.choice(("stop", "stop", "stop", "fail", "succeed", "shield"))
-    if chance.one_in(40):
-        makes["quits"] = True
-    if chance.one_in(6):
-        makes["leaves"] = chance.choice(("scope", "shield", "cancelled", "expiring", "scope", "shield", "nursery"))
-    if inner and chance.one_in(12):
+def random_items(chance, call, *, wild):
+    size = chance.randint(0, 6) if chance.one_in(3) else chance.randint(3, 6)
+    risk = chance.choice((0, 0.2, 0.4)) if wild else chance.choice((0, 0, 0.2))
+    jobs = 2 if call == "open_group" else 0
+    items = [random_item(chance, risk, jobs=jobs, wild=wild) for _ in range(size)]
+    if call == "run_graph":
+        place = chance.sample(range(size), size)
+        needs = [[other for other in place[: place.index(index)] if chance.one_in(2.5)] for index in range(size)]
+        items = [replace(item, needs=tuple(needs[index])) for index, item in enumerate(items)]
+        items = [replace(item, settled=bool(item.needs) and chance.one_in(3)) for item in items]
+    return tuple(items)
+
+
+def random_item(chance, risk, *, jobs=0, wild=False, inner=True):
+    item = {"waits": chance.waits(2), "fails": chance.random() < risk}
+    item["if_cancelled"] = chance.choice(("stop", "stop", "stop", "fail", "succeed", "shield"))
+    if chance.one_in(8):
+        item["leaves"] = chance.choice(("scope", "shield", "cancelled", "expiring"))
+    if wild and chance.one_in(60):
+        item["quits"] = True
+    if wild and chance.one_in(60):
+        item["leaves"] = "nursery"
+    if inner and chance.one_in(20):
         items = tuple(random_item(chance, risk, inner=False) for _ in range(chance.randint(1, 3)))
-        makes["inner"] = Plan("map", items, limit=chance.randint(1, 2), policy=random_policy(chance, "map"))
+        item["inner"] = Plan("map", items, limit=chance.randint(1, 2), policy=random_policy(chance, "map"))
     if jobs and chance.one_in(3):
-        makes["jobs"] = tuple(random_item(chance, risk, jobs=jobs - 1) for _ in range(chance.randint(1, 2)))
-    if needs:
-        makes["settled"] = chance.one_in(3)
-    return Item(**makes)
+        item["jobs"] = tuple(random_item(chance, risk, jobs=jobs - 1) for _ in range(chance.randint(1, 2)))
+    return Item(**item)
+
+
+def random_source(chance, *, wild):
+    source = {"source": chance.choice(("list", "generator", "async generator", "async iterator", "timed"))}
+    if source["source"] not in {"list", "generator"}:
+        source["delays"] = chance.waits(3)
+    if wild and chance.one_in(5):
+        source["source_error"] = True
+    return source
+
+
+def random_end(chance, call):
+    """What ends a run early."""
+    end = {}
+    if chance.one_in(2):
+        end["cancelled"] = chance.when()
+    if call in {"stream", "open_group"} and chance.one_in(3):
+        end["stopped"] = chance.when()
+    if call == "stream" and chance.one_in(2):
+        end["leaving"] = chance.choice(("break", "raise", "stop", "aclose"))
+        end["reads"] = chance.randint(0, 3)
+    if call == "open_group" and chance.one_in(2):
+        end["leaving"] = chance.choice(("raise", "stop", "cancel"))
+    return end
 
 
 def random_policy(chance, call):
