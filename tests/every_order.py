@@ -74,7 +74,8 @@ class Control(trio.abc.Clock):
         else:
             choice = self._lot.randrange(of) if self._lot is not None else 0
         if choice >= of:
-            raise Diverged(f"choice {place} is {choice} of {of}")
+            self.wrong(Diverged(f"choice {place} is {choice} of {of}"))
+            choice = 0
         self.taken.append(choice)
         self.of.append(of)
         return choice
@@ -83,6 +84,7 @@ class Control(trio.abc.Clock):
         """End the run, which raises this error: for code whose exceptions would get lost."""
         if self.error is None:
             self.error = error if isinstance(error, BaseException) else AssertionError(error)
+        if self._scope is not None:
             self._scope.cancel()
 
     async def turn(self, number):
@@ -107,7 +109,7 @@ class Control(trio.abc.Clock):
     def shuffle(self, batch):
         """Order the tasks that are ready. Trio has sorted them by age, and takes the last one first."""
         self.turns += 1
-        if self.turns > TURNS and self._scope is not None:
+        if self.turns > TURNS:
             self.wrong(TimeoutError("it never sleeps and never ends"))
         while self._waiting and self._waiting[0][0] <= self.turns:
             self._wake_first()
@@ -175,24 +177,23 @@ def run_once(program, schedule=(), *, lot=None, around=nullcontext):
 
 def every_order(program, *, most=1000, seed=0, around=nullcontext):
     """Run the program under all orders, or if there are more than `most`, under that many of them, drawn by lot."""
-    first = run_once(program, around=around)
-    if math.prod(first.of) <= most:
-        return _depth_first(program, most, around)
-    for number in range(1, most):
-        run_once(program, lot=random.Random(f"{seed} {number}"), around=around)
-    return Explored(most, complete=False)
-
-
-def _depth_first(program, most, around):
-    schedule = []
-    for runs in range(1, most + 1):
+    control = run_once(program, around=around)
+    if math.prod(control.of) > most:
+        for number in range(1, most):
+            run_once(program, lot=random.Random(f"{seed} {number}"), around=around)
+        return Explored(most, complete=False)
+    runs = 1
+    while (schedule := _next_in_depth(control)) and runs < most:
         control = run_once(program, schedule, around=around)
+        runs += 1
         if control.taken[: len(schedule)] != schedule:
             raise Wrong(schedule, Diverged(f"it ended after {len(control.taken)} choices"))
-        last = len(control.taken) - 1
-        while last >= 0 and control.taken[last] + 1 == control.of[last]:
-            last -= 1
-        if last < 0:
-            return Explored(runs, complete=True)
-        schedule = [*control.taken[:last], control.taken[last] + 1]
-    return Explored(most, complete=False)
+    return Explored(runs, complete=not schedule)
+
+
+def _next_in_depth(control):
+    """The schedule after this one, which differs from it as late as can be; empty if this was the last one."""
+    last = len(control.taken) - 1
+    while last >= 0 and control.taken[last] + 1 == control.of[last]:
+        last -= 1
+    return [*control.taken[:last], control.taken[last] + 1] if last >= 0 else []

@@ -542,7 +542,9 @@ class Sourced(Account):
         waiting = self.taken - len(self.started)
         if not READER_IS_WOKEN and self.running and self.plan.source not in {"list", "generator"}:
             return waiting
-        return waiting if self.fetching or self.source_ended else waiting + min(self.room(), len(self.items) - self.taken)
+        return (
+            waiting if self.fetching or self.source_ended else waiting + min(self.room(), len(self.items) - self.taken)
+        )
 
     def room(self):
         """How many more may be taken, apart from the limit."""
@@ -925,8 +927,7 @@ class Graphed(Account):
         return [
             index
             for index, item in enumerate(self.items)
-            if index not in self.started
-            and (ended if item.settled else self.values.keys()) >= set(item.needs)
+            if index not in self.started and (ended if item.settled else self.values.keys()) >= set(item.needs)
         ]
 
     def check_turn(self, index):
