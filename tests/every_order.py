@@ -96,11 +96,12 @@ class Control(trio.abc.Clock):
 
     async def main(self, program):
         """Run the program, for a limited time."""
-        with trio.CancelScope(deadline=PATIENCE) as self._scope:
+        self._scope = scope = trio.CancelScope(deadline=PATIENCE)
+        with scope:
             try:
                 await program()(self)
             finally:
-                scope, self._scope = self._scope, None
+                self._scope = None
         if self.error is not None or scope.cancelled_caught:
             raise self.error or TimeoutError("all tasks sleep for good")
 
@@ -168,9 +169,9 @@ def run_once(program, schedule=(), *, lot=None, around=nullcontext):
     try:
         with _in_place_of_chance(control), around(control):
             trio.run(control.main, program, clock=control)
-    except BaseException as exc:
-        if isinstance(exc, KeyboardInterrupt):
-            raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # noqa: ASYNC104, BLE001  # Trio has ended
         raise Wrong(control.taken, control.error or exc) from (control.error or exc)
     return control
 

@@ -89,11 +89,11 @@ def test_a_schedule_that_does_not_fit_is_an_error():
 
 
 def test_a_program_that_sleeps_for_good_is_wrong():
-    def program():
-        return lambda control: trio.sleep_forever()
+    async def sleep(control):
+        await trio.sleep_forever()
 
     with pytest.raises(Wrong, match="all tasks sleep for good"):
-        run_once(program)
+        run_once(lambda: sleep)
 
 
 def test_a_program_that_never_sleeps_is_wrong():

@@ -2,6 +2,7 @@
 
 from contextvars import ContextVar
 from math import inf
+from typing import ClassVar
 
 import trio
 from outcome import Value
@@ -78,7 +79,7 @@ class Account:
 
     kind = "item"
     keeps_results = False
-    classes = {}
+    classes: ClassVar = {}
 
     def __init_subclass__(cls, calls=(), **kwargs):
         super().__init_subclass__(**kwargs)
@@ -94,7 +95,7 @@ class Account:
         self.items = list(plan.items)
         self.limiter = limiter  # that it shares
         self.limits = [(-inf, plan.limit)]  # since when, how many tokens
-        self.least = plan.limit  # tokens since an item has last ended
+        self.least = plan.limit  # tokens since the run had to follow: an item has ended, or one has started alone
         self.outsiders = set()  # tasks that ask for a token, or hold one
         self.settings = {}  # item -> the value of the variable that it must see
         self.started = []
@@ -151,6 +152,8 @@ class Account:
         self.check_turn(index)
         self.started.append(index)
         self.running.add(index)
+        if len(self.running) == 1:
+            self.least = self.total  # after a pause, the run has to follow now
         most = self.most_tokens()
         self.check(len(self.running) + self.others <= most, f"{len(self.running)} + {self.others} run, not {most}")
         if self.plan.shared:

@@ -56,7 +56,7 @@ def program_of(plan):
                     nursery.start_soon(act)
                 try:
                     await account.carry_out()
-                except (Exception, Quit):  # noqa: BLE001, S110  # the account has looked at it
+                except (Exception, Quit):  # noqa: BLE001  # the account has looked at it
                     pass
             nursery.cancel_scope.cancel()
         OPEN.clear()

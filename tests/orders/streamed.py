@@ -140,5 +140,3 @@ class Streamed(Sourced, calls=("stream",)):
 
     def check_result(self, value):
         self.check(self.ends_early() or self.is_complete(), "it ends before its end")
-
-
