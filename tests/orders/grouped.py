@@ -75,10 +75,11 @@ class Grouped(Account, calls=("open_group",)):
         for index in self.waited_for:
             right = index in self.running or (index not in self.started and not self.over)
             self.check(right, f"job {index} has ended, and a task still waits for it")
-        if self.handle is not None and not self.ends_early():
+        if self.handle is not None:
             shown = self.handle.statistics()
-            right = shown.running == len(self.running) and shown.queued == self.waiting()
-            self.check(right, f"{shown}, but {self.running} run and {self.waiting()} are queued")
+            self.check(shown.running == len(self.running), f"{shown}, but {self.running} run")
+            right = shown.queued == (0 if self.over else self.waiting()) or self.around.effectively_cancelled
+            self.check(right, f"{shown}, but {self.waiting()} are queued")
 
     def check_end(self, value, raised):
         super().check_end(value, raised)
