@@ -106,7 +106,7 @@ class Meter:
         with tqdm(total=len(urls)) as bar:
             meter = fanout.Meter(on_end=lambda ended: bar.update())
             pages = await fanout.map(meter.wrap(fetch), urls, limit=20)
-        assert meter.statistics().peak_running == 20
+        assert meter.statistics().succeeded == len(urls)
     """
 
     def __init__(self, *, on_end: Callable[[Ended], object] | None = None) -> None:
