@@ -153,8 +153,8 @@ async def run_page(page, picture):
             await running
 
 
-PLACES = 8
-ITEMS = 90
+PLACES = 4
+ITEMS = 45
 
 
 class Refused(Exception):
@@ -162,7 +162,7 @@ class Refused(Exception):
 
 
 async def cap(overloaded):
-    """A server that takes eight calls at once: calls in progress, refusals and the cap, every tenth of a second."""
+    """A server that takes four calls at once, as on the page: calls in progress, refusals and the cap, by time."""
     running, refused, caps = {0.0: 0}, set(), {0.0: 10}
     now = busy = 0
     # Evenly spread numbers, so that no two things happen at the same time, when their order would be chance.
@@ -291,7 +291,7 @@ PICTURES = {
     "group": ("A group in which jobs start jobs", [group]),
     "graph": ("A graph: each step starts as soon as the steps that it needs are done", [graph]),
     "cap": (
-        "Calls to a server that takes eight at once, under a cap of 24, without and with overloaded",
+        "Calls to a server that takes four at once, under a cap of 24, without and with overloaded",
         [partial(cap, None), partial(cap, is_busy)],
     ),
 }
