@@ -50,7 +50,7 @@ class Running(NamedTuple):
     Attributes:
         args: the positional arguments of the call.
         started: when the function was called, on Trio's clock (`trio.current_time`).
-        task: the task that made the call. Its ``iter_await_frames()`` tells where the call is.
+        task: the task that made the call. Its ``iter_await_frames()`` shows where the call is.
     """
 
     args: tuple[Any, ...]
@@ -83,22 +83,22 @@ class Meter:
 
     A meter sees the calls of the functions that `wrap` returns, made by this package or by other code. One meter may
     wrap many functions, and several Trio runs may use it, at the same time in different threads as well: it counts all
-    of their calls together. It keeps nothing of a call that has ended. It costs about 1 µs a call.
+    of their calls together. It keeps nothing of a call that has ended. It costs about 1 µs per call.
 
     Args:
         on_end: a function that is not async, called with an `Ended` as each call ends, in its task, after the call was
-            counted and left `running`. What it returns is ignored. What it raises, the call raises, with the call's own
-            error as the context; that goes for a call that was cancelled or succeeded, too. Ctrl-C waits while it runs.
+            counted and left `running`. What it returns is ignored. If it raises, the call raises that, with the call's
+            own error as the context, even if the call was cancelled or succeeded. Ctrl-C is held back while it runs.
 
     Raises:
-        TypeError: at once, if `on_end` cannot be called, or is async.
+        TypeError: immediately, if `on_end` cannot be called, or is async.
 
     Example::
 
         with tqdm(total=len(urls)) as bar:
             meter = fanout.Meter(on_end=lambda ended: bar.update())
             pages = await fanout.map(meter.wrap(fetch), urls, limit=20)
-        assert meter.statistics().peak_running <= 20
+        assert meter.statistics().peak_running == 20
     """
 
     def __init__(self, *, on_end: Callable[[Ended], object] | None = None) -> None:
@@ -138,11 +138,11 @@ class Meter:
             fn: an async function.
 
         Returns:
-            An async function that takes the arguments of `fn`, and is named like it. Called outside of a Trio run, it
+            An async function that takes the arguments of `fn`, and is named like it. Called outside a Trio run, it
             raises `RuntimeError`, without calling `fn`.
 
         Raises:
-            TypeError: at once, if `fn` cannot be called.
+            TypeError: immediately, if `fn` cannot be called.
         """
         check_function(fn)
         start, end = self._start, self._end
@@ -199,7 +199,7 @@ class Meter:
     def running(self) -> list[Running]:
         """Return the calls that run now, the one that has run longest first.
 
-        This may be called from anywhere: inside or outside of a Trio run, from any thread, from a signal handler.
+        This may be called from anywhere: inside or outside a Trio run, from any thread, from a signal handler.
 
         Example::
 
