@@ -124,12 +124,16 @@ def check_not_async(fn: object, argument: str, *, hint: str = "") -> None:
 
 def check_callback(fn: object, argument: str, *, hint: str = "") -> None:
     """Raise `TypeError` unless `fn` is None or a function that may be asked about each call."""
-    # One can be called, and would answer each call with an exception.
-    if isinstance(fn, type) and issubclass(fn, BaseException):
-        msg = f"{argument} must be a function that is not async, got the exception class {fn.__name__}{hint}"
+    if is_exception_class(fn):
+        msg = f"{argument} must be a function that is not async, got {describe(fn)}{hint}"
         raise TypeError(msg)
     if fn is not None:
         check_not_async(fn, argument)
+
+
+def is_exception_class(fn: object) -> bool:
+    """Whether `fn` is an exception class. One can be called, and would answer each call with an exception."""
+    return isinstance(fn, type) and issubclass(fn, BaseException)
 
 
 def is_async(fn: object) -> bool:

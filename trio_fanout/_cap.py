@@ -192,7 +192,7 @@ def _check_none_held(tokens: Tokens, task: Task, fn: object) -> None:
             return
         holder = holder.parent_nursery.parent_task
     msg = (
-        f"{name_of(fn)} was called under its own cap: {holder!r} holds a token of the same limit, so that this call "
+        f"{name_of(fn)} was called under its own cap: {holder!r} holds a token of the same limit, so this call "
         "could wait for itself; cap only the inner or only the outer call, or give each a limit of its own"
     )
     raise RuntimeError(msg)

@@ -24,6 +24,7 @@ from ._ledgers import Ledger, start_ledger
 from ._opening import NoPublicConstructor, OpensOnce, check_in_run, create
 from ._policies import FAIL_FAST, Collect, FailFast, Settle, check_never_moves_on
 from ._protection import protected
+from ._tracebacks import shorten_endless
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -261,6 +262,7 @@ class _Jobs(Queue[_Job]):
         job.end(Error(exc))
         del self._running[index]
         if self._ledger.hands_over_failures:
+            shorten_endless(exc)
             return None
         return self._ledger.failed(index, None, exc, secondary=secondary)
 

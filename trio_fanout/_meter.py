@@ -1,4 +1,4 @@
-"""Counting calls and seeing which of them run: `Meter`."""
+"""Counting calls and seeing which of them are running: `Meter`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import attrs
 import trio
 from trio.lowlevel import current_clock, current_task
 
-from ._arguments import check_awaitable, check_function, close_if_coroutine, describe, is_async, name_of
+from ._arguments import (
+    check_awaitable,
+    check_function,
+    close_if_coroutine,
+    describe,
+    is_async,
+    is_exception_class,
+    name_of,
+)
 from ._core.exceptions import is_cancelled
 from ._naming import named_like
 
@@ -45,7 +53,7 @@ class MeterStatistics:
 
 
 class Running(NamedTuple):
-    """A call that runs, from `Meter.running`.
+    """A call that is running, from `Meter.running`.
 
     Attributes:
         args: the positional arguments of the call.
@@ -79,15 +87,15 @@ class Ended(NamedTuple):
 
 @final
 class Meter:
-    """Counts the calls of async functions, knows which of them run, and reports each as it ends.
+    """Counts the calls of async functions, knows which of them are running, and reports each as it ends.
 
     A meter sees the calls of the functions that `wrap` returns, made by this package or by other code. One meter may
-    wrap many functions, and several Trio runs may use it, at the same time in different threads as well: it counts all
-    of their calls together. It keeps nothing of a call that has ended. It costs about 1 µs per call.
+    wrap many functions, and several Trio runs may use it, even at the same time in different threads: it counts all of
+    their calls together. It keeps nothing of a call that has ended. It costs about 1 µs per call.
 
     Args:
         on_end: a function that is not async, called with an `Ended` as each call ends, in its task, after the call was
-            counted and left `running`. What it returns is ignored. If it raises, the call raises that, with the call's
+            counted and left `running`. Its return value is ignored. If it raises, the call raises that, with the call's
             own error as the context, even if the call was cancelled or succeeded. Ctrl-C is held back while it runs.
 
     Raises:
@@ -197,7 +205,7 @@ class Meter:
             raise TypeError(msg)
 
     def running(self) -> list[Running]:
-        """Return the calls that run now, the one that has run longest first.
+        """Return the calls that are running now, the one that has run longest first.
 
         This may be called from anywhere: inside or outside a Trio run, from any thread, from a signal handler.
 
@@ -224,10 +232,10 @@ class Meter:
 
 
 def _check_on_end(on_end: object) -> None:
-    """Raise `TypeError` unless `on_end` is None or can be called and is not async."""
-    if on_end is None or (callable(on_end) and not is_async(on_end)):
+    """Raise `TypeError` unless `on_end` is None or can be called, is not async, and is not an exception class."""
+    if on_end is None or (callable(on_end) and not is_async(on_end) and not is_exception_class(on_end)):
         return
     close_if_coroutine(on_end)
-    what = f"the async function {name_of(on_end)}" if callable(on_end) else describe(on_end)
+    what = f"the async function {name_of(on_end)}" if is_async(on_end) else describe(on_end)
     msg = f"on_end must be None or a function that is not async, got {what}"
     raise TypeError(msg)

@@ -27,6 +27,7 @@ from ._ledgers import Ledger, start_ledger
 from ._opening import NoPublicConstructor, OpensOnce, check_in_run, create
 from ._policies import FAIL_FAST, Collect, FailFast, Settle, check_never_moves_on
 from ._protection import protected
+from ._tracebacks import shorten_endless
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
@@ -180,6 +181,7 @@ class _Results(Generic[T]):
     def failed(self, index: int, item: T, exc: Exception, /, *, secondary: bool) -> str | None:
         """Add a failure as a result, or keep it for the end of the iteration."""
         if self.ledger.hands_over_failures:
+            shorten_endless(exc)
             self._add(index, Completed(index, item, Error(exc)))
             return None
         reason = self.ledger.failed(index, item, exc, secondary=secondary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,16 @@ def shorten_shared(failures: Iterable[BaseException]) -> None:
             elif owners[id(exc)] != number:
                 shared[id(exc)] = exc
     for exc in shared.values():
+        _drop_repeats(exc)
+
+
+def shorten_endless(exc: BaseException) -> None:
+    """Shorten a traceback that is longer than a single raise can make it.
+
+    For failures that are handed over one by one, so that nothing remembers which objects there have been. One that is
+    raised again and again would keep the frames of all items that raised it.
+    """
+    if len(entries_of(exc)) > sys.getrecursionlimit():
         _drop_repeats(exc)
 
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-def units_of(count: Callable[..., float], args: tuple[Any, ...], kwargs: Mapping[str, Any], argument: str) -> float:
+def units_of(count: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any], argument: str) -> float:
     """Ask `count`, the function passed as `argument`, for the units of a call with these arguments."""
-    units: object = count(*args, **kwargs)
+    units = count(*args, **kwargs)
     takes = f"{argument} must return a finite number of 0 or more, got {describe(units)} from it"
     if not isinstance(units, (int, float)) or isinstance(units, bool):
         close_if_coroutine(units)

@@ -440,6 +440,28 @@ async def test_tokens_that_come_at_once_are_handed_on_at_once(autojump_clock):
     assert turns <= 4
 
 
+async def test_tokens_that_calls_put_back_in_one_turn_are_handed_on_in_that_turn(autojump_clock):
+    """So another user of the limiter, who comes later than those in the line, finds none of them."""
+
+    class Left(trio.abc.Instrument):
+        most = 0
+
+        def after_task_step(self, task):
+            self.most = max(self.most, limiter.available_tokens)
+
+    limiter = trio.CapacityLimiter(10)
+    server = Server()
+    fn = make(limiter, server)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(several, fn, 25)
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(left := Left())
+        await trio.sleep(1.5)
+        trio.lowlevel.remove_instrument(left)
+    assert server.waves() == {0: 10, 1: 10, 2: 5}
+    assert left.most == 0
+
+
 async def test_gate_that_closes_as_calls_arrive_is_seen_by_all_of_them(autojump_clock):
     for _ in range(40):  # as Trio runs tasks in any order
         limiter = trio.CapacityLimiter(10)

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 import trio_fanout as fanout
 
@@ -33,6 +34,10 @@ class Server:
     def __init__(self):
         self.answered = self.refused = 0
 
+    def vary(self):
+        """By what a time is multiplied."""
+        return 1
+
     def refuses(self):
         """Whether it will not take a request now."""
         raise NotImplementedError
@@ -41,12 +46,12 @@ class Server:
         """It has answered one."""
 
     async def get(self, item):
-        await trio.sleep(0.05)  # on the way
+        await trio.sleep(0.05 * self.vary())  # on the way
         error = self.refuses()
         if error is not None:
             self.refused += 1
             raise error
-        await trio.sleep(0.5)
+        await trio.sleep(0.5 * self.vary())
         self.done()
         self.answered += 1
         return item
@@ -55,10 +60,10 @@ class Server:
 class FewAtOnce(Server):
     """It takes eight requests at once."""
 
-    now = 0
+    now, at_once = 0, 8
 
     def refuses(self):
-        if self.now == 8:
+        if self.now == self.at_once:
             return BusyError()
         self.now += 1
         return None
@@ -112,6 +117,22 @@ class Seconds(Server):
         return None
 
 
+class SilentMinutes(Minutes):
+    """The same, and says nothing."""
+
+    def refuses(self):
+        return None if super().refuses() is None else BusyError()
+
+
+class Down(FewAtOnce):
+    """It is down for the first minute; then it takes fifty requests at once."""
+
+    at_once = 50
+
+    def refuses(self):
+        return BusyError() if trio.current_time() < 60 else super().refuses()
+
+
 async def fetch_all(server, adapt):
     """The items that are lost."""
     rng = random.Random(0)  # the jitter is the same each time
@@ -158,3 +179,69 @@ async def test_server_that_counts_by_seconds_is_a_job_for_throttle(autojump_cloc
     assert lost == []
     assert throttled.refused == 0
     assert capped.refused > 100
+
+
+# Servers that go on refusing. The waits between ten attempts are long enough for these, and no two requests take the
+# same time.
+
+
+async def fetch_patiently(server, adapt, seed):
+    """How many items are lost, the share of requests that is refused, and how long it takes."""
+    rng = random.Random(seed)
+    server.vary = lambda: rng.uniform(0.8, 1.2)
+    get = adapt(server.get)
+
+    async def fetch(item):
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await get(item)
+            except BusyError:
+                if attempt == ATTEMPTS:
+                    raise
+                await trio.sleep(min(60, 0.1 * 2 ** (attempt - 1) + rng.random()))
+        raise AssertionError
+
+    begin = trio.current_time()
+    outcomes = await fanout.map(fetch, range(ITEMS), limit=1000, policy=fanout.Settle())
+    lost = sum(hasattr(outcome, "error") for outcome in outcomes)
+    return lost, server.refused / (server.answered + server.refused), trio.current_time() - begin
+
+
+SEEDS = 20
+
+
+@pytest.mark.parametrize(
+    ("make", "most_refused", "most_seconds"),
+    [
+        # What a perfect client needs: 540.55, 68, 59.55, 41.25 seconds.
+        (SilentMinutes, 0.21, 560),
+        (Down, 0.075, 78),
+        (Bucket, 0.11, 62.5),
+        (FewAtOnce, 0.055, 49.5),
+    ],
+)
+def test_server_that_goes_on_refusing_is_asked_now_and_then(make, most_refused, most_seconds):
+    """The worst of some seeds. Without blocks, the first loses 300 items and refuses 94 %, and the second 67 %; the
+    others refuse 9 and 4 %, as with them.
+    """
+
+    def run(seed):
+        return trio.run(
+            fetch_patiently,
+            make(),
+            lambda get: fanout.cap(get, 100, overloaded=busy),
+            seed,
+            clock=MockClock(autojump_threshold=0),
+        )
+
+    runs = [run(seed) for seed in range(SEEDS)]
+    assert max(lost for lost, _, _ in runs) == 0
+    assert max(refused for _, refused, _ in runs) <= most_refused
+    assert max(seconds for _, _, seconds in runs) <= most_seconds
+
+
+@pytest.mark.parametrize(("make", "lost", "least_refused"), [(SilentMinutes, 300, 0.9), (Down, 0, 0.6)])
+def test_cap_that_does_not_adapt_does_worse_at_such_a_server(make, lost, least_refused):
+    run = trio.run(fetch_patiently, make(), lambda get: fanout.cap(get, 100), 0, clock=MockClock(autojump_threshold=0))
+    assert run[0] >= lost
+    assert run[1] >= least_refused

@@ -7,7 +7,8 @@ import pickle
 import sys
 import threading
 import traceback
-from concurrent.futures import ProcessPoolExecutor
+import types
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -31,6 +32,12 @@ def pool():
 def elsewhere(request, pool):
     """An adapter that calls functions in another process, and keeps on working."""
     return fanout.in_process if request.param == "in_process" else functools.partial(fanout.in_executor, pool)
+
+
+@pytest.fixture
+def no_tblib(monkeypatch):
+    """No failure is pickled with its traceback, as where tblib was not imported."""
+    monkeypatch.setattr("trio_fanout._crossing.sys", types.SimpleNamespace(modules={}))
 
 
 async def failure_of(call, *args):
@@ -371,7 +378,37 @@ async def test_other_base_exceptions_are_one_calls_failure(elsewhere, error):
     assert str(failure).startswith(f"raise_cls raised {type(error).__name__}(), which under ")
 
 
-# Without processes, and so without tblib, which would change how exceptions are pickled in all other tests
+# Executors of other kinds
+
+
+class Pickling(ThreadPoolExecutor):
+    """Pickles what it is given, and what comes of it, as Dask and loky do."""
+
+    def submit(self, fn, /, *args):
+        data = pickle.dumps((fn, args))
+        return super().submit(self._run, data)
+
+    @staticmethod
+    def _run(data):
+        fn, args = pickle.loads(data)
+        try:
+            value = fn(*args)
+        except Exception as exc:  # noqa: BLE001
+            raise pickle.loads(pickle.dumps(exc)) from None
+        return pickle.loads(pickle.dumps(value))
+
+
+async def test_executors_that_pickle_get_failures_that_can_be_pickled(no_tblib):
+    with Pickling(1) as pool:
+        call = functools.partial(fanout.in_executor, pool)
+        assert await call(identity)(9) == 9
+        failure = await failure_of(call(functools.partial(raise_cls, RefusesToBePickled, "a text")))
+        assert str(failure) == "RefusesToBePickled: a text (this stands for an exception that cannot be pickled)"
+        assert "SystemExit(3)" in str(await failure_of(call(leave), 3))
+        assert str(await failure_of(call(raise_with_a_note))) == "noted"
+
+
+# Without processes
 
 
 def test_what_can_be_pickled_is_left_as_it_is():
@@ -412,9 +449,8 @@ def test_from_none_stays_so():
     assert isinstance(made.__context__, TypeError)
 
 
-def test_trials_do_without_what_is_not_installed(monkeypatch):
+def test_trials_do_without_what_is_not_installed(no_tblib, monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
-    monkeypatch.delitem(sys.modules, "tblib.pickling_support")
     pickler.cache_clear()
     try:
         assert pickler() is pickle

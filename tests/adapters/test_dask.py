@@ -129,6 +129,25 @@ async def test_what_cannot_be_pickled_is_one_items_failure(executor):
     assert [outcomes[0].unwrap(), outcomes[2].unwrap()] == [1, 9]
 
 
+def raise_over_a_lock(item):
+    try:
+        raise OSError(threading.Lock())
+    except OSError:
+        raise (ValueError("the real one") if item else RefusesToBePickled("the real one"))  # noqa: B904
+
+
+class RefusesToBePickled(Exception):
+    def __reduce__(self):
+        raise RuntimeError
+
+
+async def test_failure_arrives_though_it_or_what_it_came_out_of_cannot_be_pickled(executor):
+    fn = in_executor(executor, raise_over_a_lock)
+    refused, real = [one.error for one in await fanout.map(fn, range(2), policy=fanout.Settle())]
+    assert (type(real), str(real)) == (ValueError, "the real one")
+    assert "RefusesToBePickled: the real one" in str(refused)
+
+
 async def test_function_that_returns_a_coroutine_is_a_type_error(executor):
     """And the call ends, where Dask would never get hold of a coroutine."""
     with pytest.raises(

@@ -565,6 +565,11 @@ def test_on_end_that_is_async_is_a_type_error_at_once(on_end):
         Meter(on_end=on_end)
 
 
+def test_on_end_that_is_an_exception_class_is_a_type_error_at_once():
+    with pytest.raises(TypeError, match=r"^on_end must be None or a function .* got the class ValueError$"):
+        Meter(on_end=ValueError)
+
+
 @pytest.mark.parametrize("on_end", [3, "f", []])
 def test_on_end_that_cannot_be_called_is_a_type_error_at_once(on_end):
     with pytest.raises(TypeError, match=r"^on_end must be None or a function that is not async, got (3|a str|a list)$"):

@@ -7,6 +7,7 @@ import gc
 import json
 import multiprocessing
 import pickle
+import sys
 import sysconfig
 import threading
 import traceback
@@ -866,6 +867,22 @@ async def test_an_object_that_many_steps_raise_is_short(how):
     with pytest.raises(fanout.FanOutError):
         await fanout.run_graph(dict.fromkeys(range(100), step), policy=fanout.Collect())
     check_is_short(shared)
+
+
+async def test_an_object_whose_failures_are_handed_over_does_not_grow_without_end():
+    """No list of failures shows that it is one object; but no single raise could have made so long a traceback."""
+    shared = ConnectionError("lost")
+    seen = []
+    async with fanout.stream(
+        functools.partial(lose_it, shared=shared), ["plain"] * 2000, policy=fanout.Settle()
+    ) as results:
+        async for _, _, one in results:
+            seen.append(len(entries_of(one.error)))
+    async with fanout.open_group(policy=fanout.Settle()) as group:
+        for _ in range(2000):
+            group.start_soon(lose_it, "plain", shared)
+    seen.append(len(entries_of(shared)))
+    assert max(seen) <= sys.getrecursionlimit()
 
 
 async def test_the_traceback_of_an_object_that_one_item_raised_is_left_as_it_is():

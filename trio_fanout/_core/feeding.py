@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
@@ -46,7 +46,7 @@ async def feed(run: Run[T, Any], source: FedQueue[T]) -> None:
                 run.start_workers()
         finally:
             if isinstance(iterator, AsyncGenerator):
-                await _close(iterator)
+                await _close(cast("AsyncGenerator[T, Any]", iterator))
 
 
 async def _close(generator: AsyncGenerator[Any, Any]) -> None:

@@ -145,8 +145,8 @@ class Run(Generic[T, R]):
         """Close the source. Returns what that raises."""
         try:
             self._source.close()
-        except BaseException as exc:  # noqa: BLE001  # raised, or chained to what is raised
-            return exc
+        except BaseException as exc:  # noqa: ASYNC103, BLE001  # raised, or chained to what is raised
+            return exc  # noqa: ASYNC104
         return None
 
     # What the owner does
