@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from html import escape
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -15,7 +12,6 @@ from typing import TYPE_CHECKING, get_overloads
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
-from sphinx.util.docutils import SphinxDirective
 
 import trio_fanout
 
@@ -100,22 +96,6 @@ pygments_style = "tango"
 pygments_dark_style = "monokai"
 
 
-class CommandHelp(SphinxDirective):
-    """What the command says of itself, such as ``{command-help} map``."""
-
-    optional_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        text = subprocess.run(
-            [sys.executable, "-m", "trio_fanout", *self.arguments, "--help"],
-            env=os.environ | {"COLUMNS": "80", "NO_COLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        return [nodes.literal_block(text, text, language="text", classes=["command-help"])]
-
-
 def link_code(app: Sphinx, doctree: nodes.document) -> None:
     """Make a public name in backticks a link, as it is in docstrings: `map`, `fanout.map(...)`, `trio.CancelScope`."""
     if app.env.docname == "command":  # whose `map` is another
@@ -174,7 +154,6 @@ def inline_pictures(app: Sphinx, doctree: nodes.document, _: str) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    app.add_directive("command-help", CommandHelp)
     app.connect("autodoc-process-signature", readable_signature)
     app.connect("autodoc-process-docstring", readable_types, priority=900)  # after Napoleon
     app.connect("doctree-read", link_code)

@@ -127,9 +127,12 @@ def values(results):
 
 TABLES = {"README.md": [cost_table], "docs/performance.md": [cost_table, extras_table]}
 SENTENCES = {
-    "README.md": ["on CPython {CPython} and Trio {Trio},"],
+    "README.md": [
+        "| overhead per item | {by hand} µs | {map} µs |",
+        "on CPython {CPython} and Trio {Trio},",
+    ],
     "docs/performance.md": [
-        "`map` adds {map} µs per item; a task per item, in a nursery with a limiter, costs {by hand} µs.",
+        "`map` adds about {map} µs per item; a task per item, in a nursery with a limiter, costs about {by hand} µs.",
         "on CPython {CPython} and Trio {Trio},",
         "`await trio.lowlevel.checkpoint()` takes {checkpoint} µs.",
         "scale: map {map}, a nursery with a limiter {by hand}, aiometer {aiometer}.]",

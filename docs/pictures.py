@@ -153,8 +153,9 @@ async def run_page(page, picture):
             await running
 
 
-PLACES = 8
-ITEMS = 90
+PLACES = 4
+MOST = 12  # calls at once, whatever the server accepts
+ITEMS = 45
 
 
 class Refused(Exception):
@@ -162,7 +163,7 @@ class Refused(Exception):
 
 
 async def cap(overloaded):
-    """A server that takes eight calls at once: calls in progress, refusals and the cap, every tenth of a second."""
+    """A server that takes four calls at once, as on the page: calls in progress, refusals and the cap, by time."""
     running, refused, caps = {0.0: 0}, set(), {0.0: 10}
     now = busy = 0
     # Evenly spread numbers, so that no two things happen at the same time, when their order would be chance.
@@ -182,7 +183,7 @@ async def cap(overloaded):
         finally:
             now -= 1
 
-    limiter = trio.CapacityLimiter(24)
+    limiter = trio.CapacityLimiter(MOST)
     get = fanout.cap(call_server, limiter, overloaded=overloaded)
 
     async def with_retries(item):
@@ -205,7 +206,7 @@ async def cap(overloaded):
         await fanout.do(with_retries, range(ITEMS), limit=ITEMS)
         nursery.cancel_scope.cancel()
     end = (trio.current_time(), f"{ITEMS} items done, {len(refused)} calls refused")
-    code = f"cap(get, 24{', overloaded=is_busy' if overloaded else ''})"
+    code = f"cap(get, {MOST}{', overloaded=is_busy' if overloaded else ''})"
     curves = {"running": [*running.items()], "caps": [*caps.items()] if overloaded else []}
     return {"code": code, **curves, "refused": sorted(refused), "end": end}
 
@@ -251,7 +252,7 @@ def draw_cap(axes, running, caps, refused):
     if caps:
         axes.plot(*zip(*caps, strict=True), color=VIOLET, label="the cap")
     axes.axhline(PLACES, color="black", linestyle="--", linewidth=0.8)
-    axes.set_yticks([0, PLACES, 24])
+    axes.set_yticks([0, PLACES, MOST])
     axes.set_xlim(0, 28)
 
 
@@ -291,7 +292,7 @@ PICTURES = {
     "group": ("A group in which jobs start jobs", [group]),
     "graph": ("A graph: each step starts as soon as the steps that it needs are done", [graph]),
     "cap": (
-        "Calls to a server that takes eight at once, under a cap of 24, without and with overloaded",
+        "Calls to a server that takes four at once, under a cap of 12, without and with overloaded",
         [partial(cap, None), partial(cap, is_busy)],
     ),
 }

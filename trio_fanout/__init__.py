@@ -4,7 +4,7 @@
 `map`                     many items, one function; returns the results, by index
 `do`                      the same, results discarded
 `fan_out`                 one item, many functions
-`stream`                  many items, one function; results as they come, with backpressure
+`stream`                  many items, one function; results as they arrive, with backpressure
 `open_group`              work discovered along the way: jobs that can start jobs
 `run_graph`               steps that depend on each other
 ========================  ==============================================================================

@@ -49,9 +49,9 @@ def cap(
     calls: an item that waits keeps its place in the run, but holds no token that another item could use. Hence two
     numbers: how many items are in progress, and how many calls the server gets at once.
 
-    Adapters compose; from the outside in: retries, so that a wait between attempts holds no token; the cap for each
-    key, so that a call that waits for a slow host holds no token of the total; the cap for the total; `throttle`, so
-    that calls leave at its rate; the client::
+    Adapters compose. From the outside in: first the retries, so that a wait between attempts holds no token. Then the
+    cap for each key, so that a call that waits for a slow host holds no token of the total. Then the cap for the total,
+    `throttle`, so that calls leave at its rate, and the client::
 
         get = fanout.throttle(client.get, 50)  # at most 50 requests per second
         get = fanout.cap(get, 20)  # at most 20 at once, over all calls that use `get`

@@ -46,7 +46,7 @@ def open_group(
 ) -> AbstractAsyncContextManager[Group]:
     """Open a group: a nursery with a limit and a policy, whose jobs can start jobs.
 
-    ``async with open_group() as group`` gives a `Group`. `Group.start_soon` queues jobs, from the block or from inside
+    ``async with open_group() as group`` yields a `Group`. `Group.start_soon` queues jobs, from the block or from inside
     jobs. The block ends when the queue is empty and every job is done. Jobs that start jobs never deadlock, at any
     limit; jobs that wait for other jobs can, see `Handle.wait`. There is one task for each running job, none for a
     queued one.
@@ -59,7 +59,8 @@ def open_group(
         item_timeout: seconds that each job may take, as for `map`.
 
     Returns:
-        An async context manager, to be entered once. What its block raises cancels the jobs, and is raised unwrapped.
+        An async context manager, to be entered once. If its block raises, the jobs are cancelled, and the exception is
+        raised unwrapped.
 
     Raises:
         TypeError, ValueError: immediately, if an argument is wrong.
@@ -282,7 +283,7 @@ class _Jobs(Queue[_Job]):
 @final
 @attrs.frozen
 class GroupStatistics:
-    """What a group is doing, as `Group.statistics` gives it.
+    """What a group is doing, as `Group.statistics` returns it.
 
     Attributes:
         queued: how many jobs were submitted and have not started.
@@ -298,7 +299,7 @@ class GroupStatistics:
 @final
 @protected()
 class Group(metaclass=NoPublicConstructor):
-    """What `open_group` gives to its block: a nursery with a limit and a policy, whose jobs can start jobs.
+    """What the block of `open_group` gets: a nursery with a limit and a policy, whose jobs can start jobs.
 
     It may be used by the block and by the jobs, until the last of them has ended.
     """
@@ -317,7 +318,7 @@ class Group(metaclass=NoPublicConstructor):
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
-        """The scope around the block and all jobs. To cancel it ends the group without an error."""
+        """The scope around the block and all jobs. Cancelling it ends the group without an error."""
         return self._cancel_scope
 
     @property

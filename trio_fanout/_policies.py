@@ -90,7 +90,7 @@ class Collect:
 class Settle:
     """On a failure, go on; return a list with the outcome of each item.
 
-    An outcome is an ``outcome.Value`` or an ``outcome.Error``; its ``unwrap()`` gives the value or raises.
+    An outcome is an ``outcome.Value`` or an ``outcome.Error``; its ``unwrap()`` returns the value or raises.
 
     Args:
         move_on_after: cancel the run after this many seconds, and return the outcomes so far; an item without an

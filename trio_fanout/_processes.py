@@ -37,7 +37,7 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     there), its arguments, and what it returns or raises. If something cannot be pickled, in either direction, that call
     fails. Nothing else crosses: no context variables, no global state, no open files.
 
-    A failure arrives with its type, its traceback and what it came out of. Any part of this that cannot be pickled is
+    A failure arrives with its type, its traceback, its cause and its context. Any of these that cannot be pickled is
     replaced by a `TypeError` that has its type's name and its text. Anything that is not an `Exception`, such as
     `SystemExit`, arrives as a `RuntimeError` that says so, because it must not end the caller's program. It may come
     from `fn`, from importing its module, or from pickling.

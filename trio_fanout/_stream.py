@@ -1,4 +1,4 @@
-"""Results as they come, with backpressure: `stream`.
+"""Results as they arrive, with backpressure: `stream`.
 
 A stream is a run that a task of its own drives to its end, with a window as its source and the reader's buffer as its
 sink. The nursery around the block holds just that task, so a failing item cancels other items and never the block.
@@ -87,9 +87,9 @@ def stream(
     ordered: bool = True,
     buffer: float | None = None,
 ) -> AbstractAsyncContextManager[ResultChannel[T, Any]]:
-    """Run an async function on many items, and hand over the results as they come, with backpressure.
+    """Run an async function on many items, and hand over the results as they arrive, with backpressure.
 
-    ``async with stream(...) as results`` starts the run and gives a `ResultChannel` of `Completed` tuples, to be read
+    ``async with stream(...) as results`` starts the run and yields a `ResultChannel` of `Completed` tuples, to be read
     in the block. The items run beside the block, and a failing item never interrupts the block: its failure is raised
     where the results are read.
 
@@ -108,8 +108,8 @@ def stream(
             slows the workers down.
 
     Returns:
-        An async context manager, to be entered once. What its block raises is raised unwrapped. When the block is
-        left, what is in flight is cancelled and waited for.
+        An async context manager, to be entered once. If its block raises, the exception is raised unwrapped. When the
+        block is left, whatever is in flight is cancelled and waited for.
 
     Raises:
         TypeError, ValueError: immediately, if an argument is wrong.
@@ -117,7 +117,7 @@ def stream(
         Exception: from reading, the failure or what `items` raised; on leaving, if it was not raised by then and the
             block raises nothing itself.
 
-    **Cancellation** of the block cancels the items. A failure that was never handed over is raised in its place.
+    **Cancellation** of the block cancels the items. A failure that was never handed over is raised instead.
 
     Example::
 
@@ -140,7 +140,7 @@ def stream(
 @final
 @attrs.frozen
 class ResultStatistics:
-    """What a stream is doing, as `ResultChannel.statistics` gives it.
+    """What a stream is doing, as `ResultChannel.statistics` returns it.
 
     Attributes:
         running: how many items are running.
@@ -302,7 +302,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
     async def receive(self) -> Completed[ItemT, ValueT]:
         """Wait for the next result.
 
-        While results are there already, this is a cancellation point each time, and lets other tasks run every few
+        While results are ready, this is a cancellation point each time, and lets other tasks run every few
         milliseconds.
 
         Returns:

@@ -45,9 +45,9 @@ def throttle(
     **Cost**: with `cost`, `rate` and `burst` count units instead of calls, such as the tokens of a language model or
     the rows of a database. A call starts when as many units as it costs have been saved up. One that costs more than
     `burst` starts when all of `burst` has been saved up; the rest is a debt, which the calls after it wait for. Even a
-    call that costs 0 waits in line, and until the debt is paid. In any window of `w` seconds, the calls that start cost
-    at most ``rate * w / per``, and `burst` or the largest cost, whichever is more. The sum is exact: the times do not
-    drift, however many calls there are.
+    call that costs 0 waits in line, and until the debt is paid. In any window of ``w`` seconds, the calls that start
+    cost at most ``rate * w / per``, and `burst` or the largest cost, whichever is more. The sum is exact: the times do
+    not drift, however many calls there are.
 
     **Cancellation**: a call that is cancelled while it waits uses up nothing, and those behind it move up. The wait is
     part of the call, so an `item_timeout` includes it. A time limit for the request alone is `trio.fail_after` inside

@@ -79,7 +79,7 @@ def names(tmp_path):
         "Step": fanout.Step,
         "tqdm": pytest.importorskip("tqdm").tqdm,
         "trio": trio,
-        "urls": [f"https://example.org/{n}" for n in range(3)],
+        "urls": [f"https://example.org/{n}" for n in range(30)],
         "urlsplit": urlsplit,
     }
 
