@@ -21,6 +21,10 @@ class ItemError(Exception):
     """The failure of an item."""
 
 
+class FatalError(ItemError):
+    """A failure that ends a run under `Collect`."""
+
+
 class BlockError(Exception):
     """Raised by the block of a stream or a group."""
 
@@ -44,7 +48,12 @@ class Made:
 
 
 def same(expected, found):
-    return type(found) in expected.types if isinstance(expected, Made) else expected is found
+    if isinstance(expected, Made):
+        return type(found) in expected.types
+    if isinstance(expected, BaseExceptionGroup) and type(expected) is type(found):
+        # A cancel scope that a group passes may have Trio split it, which makes another one.
+        return str(expected) == str(found) and all(map(same, expected.exceptions, found.exceptions))
+    return expected is found
 
 
 def came_out_of_cancellation(exc):
@@ -58,6 +67,12 @@ def came_out_of_cancellation(exc):
     return False
 
 
+def is_fatal(exc):
+    """Whether this ends a run under `Collect`: for a group, whether anything in it does."""
+    members = exc.exceptions if isinstance(exc, BaseExceptionGroup) else ()
+    return isinstance(exc, FatalError) or any(map(is_fatal, members))
+
+
 async def pause(wait):
     if wait:
         await trio.sleep(wait)
@@ -67,7 +82,10 @@ async def pause(wait):
 
 def options(plan, limiter):
     """What all calls take."""
-    return {"limit": limiter if plan.shared else plan.limit, "policy": plan.policy, "item_timeout": plan.item_timeout}
+    policy = plan.policy
+    if isinstance(policy, Collect):
+        policy = Collect(max_failures=policy.max_failures, fatal=FatalError)
+    return {"limit": limiter if plan.shared else plan.limit, "policy": policy, "item_timeout": plan.item_timeout}
 
 
 class Account:
@@ -187,7 +205,7 @@ class Account:
         self.finished.append(index)
         if secondary:
             self.secondary.add(index)
-        if len(self.failures) == self.max_failures:
+        if len(self.failures) == self.max_failures or (isinstance(self.plan.policy, Collect) and is_fatal(failure)):
             self.close("a failure")
 
     def close(self, why):
@@ -245,7 +263,7 @@ class Account:
         if item.quits:
             raise Quit(index)
         if item.fails:
-            raise ItemError(index)
+            raise FatalError(index) if item.fatal else ItemError(index)
 
     async def work_on(self, item: Item):
         handles = [self.submit(job) for job in item.jobs]

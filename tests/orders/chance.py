@@ -73,6 +73,7 @@ def random_item(chance, risk, *, jobs=0, wild=False, inner=True):
     item = {
         "waits": chance.waits(2),
         "fails": chance.random() < risk,
+        "fatal": chance.one_in(4),
         "if_cancelled": chance.choice(("stop", "stop", "stop", "fail", "succeed", "shield")),
         "sets": chance.one_in(8),
     }
