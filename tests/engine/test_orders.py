@@ -158,6 +158,38 @@ def test_each_call_does_what_it_must_in_every_order(plan):
     assert explore(plan, runs=5000).complete
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [
+        # Tokens came and went while a worker waited for one: it kept its own, and the pause was not seen.
+        Plan("open_group", (Item((1,)), Item((1,)), Item()), limit=1, changes=((0.5, 0), (1, 1), (0, 0), (9, 1))),
+        Plan("stream", (Item((1,)), Item((1,)), Item()), limit=1, changes=((0.5, 0), (1, 1), (0, 0), (9, 1))),
+        # The reader of the source was woken by the end of an item, and did not look at the limiter.
+        Plan(
+            "map",
+            (Item((1,), leaves="scope"), Item((2,)), Item((1,))),
+            shared=True,
+            source="async iterator",
+            changes=((0.5, 0), (3, 2)),
+        ),
+        # Two workers took what was in the queue, and nobody woke the reader of the source.
+        Plan("do", (Item((0,)), *[Item((1,))] * 5), limit=3, source="async iterator"),
+        # A job that got its token as the block raised was not turned away.
+        Plan(
+            "open_group",
+            (Item((1,)), Item((1,)), Item()),
+            limit=1,
+            pace=(0, 0, 2),
+            leaving="raise",
+            changes=((0.5, 0), (1.5, 1)),
+        ),
+    ],
+    ids=["pause of a group", "pause of a stream", "lower limit", "reader asleep", "error of a block"],
+)
+def test_what_the_campaign_has_found(plan):
+    explore(plan, runs=100)
+
+
 def test_plans_can_be_pasted():
     for number in range(100):
         plan = random_plan(Chance(number))

@@ -21,6 +21,10 @@ class ItemError(Exception):
     """The failure of an item."""
 
 
+class FatalError(ItemError):
+    """A failure that ends a run under `Collect`."""
+
+
 class BlockError(Exception):
     """Raised by the block of a stream or a group."""
 
@@ -44,7 +48,12 @@ class Made:
 
 
 def same(expected, found):
-    return type(found) in expected.types if isinstance(expected, Made) else expected is found
+    if isinstance(expected, Made):
+        return type(found) in expected.types
+    if isinstance(expected, BaseExceptionGroup) and type(expected) is type(found):
+        # A cancel scope that a group passes may have Trio split it, which makes another one.
+        return str(expected) == str(found) and all(map(same, expected.exceptions, found.exceptions))
+    return expected is found
 
 
 def came_out_of_cancellation(exc):
@@ -58,6 +67,12 @@ def came_out_of_cancellation(exc):
     return False
 
 
+def is_fatal(exc):
+    """Whether this ends a run under `Collect`: for a group, whether anything in it does."""
+    members = exc.exceptions if isinstance(exc, BaseExceptionGroup) else ()
+    return isinstance(exc, FatalError) or any(map(is_fatal, members))
+
+
 async def pause(wait):
     if wait:
         await trio.sleep(wait)
@@ -67,7 +82,10 @@ async def pause(wait):
 
 def options(plan, limiter):
     """What all calls take."""
-    return {"limit": limiter if plan.shared else plan.limit, "policy": plan.policy, "item_timeout": plan.item_timeout}
+    policy = plan.policy
+    if isinstance(policy, Collect):
+        policy = Collect(max_failures=policy.max_failures, fatal=FatalError)
+    return {"limit": limiter if plan.shared else plan.limit, "policy": policy, "item_timeout": plan.item_timeout}
 
 
 class Account:
@@ -105,13 +123,15 @@ class Account:
         self.secondary = set()
         self.finished = []  # in this order: what succeeded or failed
         self.lost = set()  # what was cancelled
-        self.ends = [0.0]  # when items have ended
+        self.last_end = 0.0  # of an item
         self.quits = []  # exceptions that end the call, whatever else there is
         self.hard = []  # those that end it under any policy
         self.over = None  # why nothing more may start
         self.cancelled_at = inf  # or will be
         self.unclear = False  # whether it cannot be told what must come of it
         self.handle = None  # what the block got
+        self.abandoned = []  # nurseries that items have left open
+        self.children = 0  # tasks in them
         self.max_failures = 1 if isinstance(plan.policy, FailFast) else getattr(plan.policy, "max_failures", None)
 
     def check(self, right, what):
@@ -169,7 +189,7 @@ class Account:
     def end(self, index):
         self.running.remove(index)
         self.least = self.total
-        self.ends.append(self.control.now)
+        self.last_end = self.control.now
         if self.items[index].leaves == "nursery":
             self.hard.append(Made(RuntimeError))
             self.close("a nursery that was left open")
@@ -187,7 +207,7 @@ class Account:
         self.finished.append(index)
         if secondary:
             self.secondary.add(index)
-        if len(self.failures) == self.max_failures:
+        if len(self.failures) == self.max_failures or (isinstance(self.plan.policy, Collect) and is_fatal(failure)):
             self.close("a failure")
 
     def close(self, why):
@@ -229,7 +249,7 @@ class Account:
         return index
 
     async def do(self, index, item: Item):
-        leave_open(item.leaves)
+        self.leave_open(item.leaves)
         if item.sets:
             SETTING.set(f"{index} of {self.plan.call}")
         try:
@@ -245,7 +265,35 @@ class Account:
         if item.quits:
             raise Quit(index)
         if item.fails:
-            raise ItemError(index)
+            raise FatalError(index) if item.fatal else ItemError(index)
+
+    def leave_open(self, what):
+        """Leave a scope or a nursery open in the task."""
+        if what == "nursery":
+            manager = trio.open_nursery()
+            try:
+                manager.__aenter__().send(None)
+            except StopIteration as entered:
+                self.abandoned.append(manager)  # if it was freed, Trio would complain
+                entered.value.start_soon(self.end_slowly)
+        elif what:
+            scope = trio.CancelScope(shield=what == "shield")
+            if what == "expiring":
+                scope.deadline = trio.current_time() + 1
+            scope.__enter__()
+            if what == "cancelled":
+                scope.cancel()
+
+    async def end_slowly(self):
+        """A task in a nursery that was left open."""
+        self.children += 1
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+            self.children -= 1
+            self.last_end = self.control.now
 
     async def work_on(self, item: Item):
         handles = [self.submit(job) for job in item.jobs]
@@ -263,7 +311,9 @@ class Account:
     # When all tasks sleep
 
     def idle(self):
-        """Nothing is forgotten while there is work and room."""
+        """Nothing is forgotten while there is work and room, and nothing still waits when there is no work."""
+        if self.over:
+            self.check_tokens(self.running)
         if self.ends_early():
             return
         total = min(self.least, self.total) if self.running else self.total
@@ -300,23 +350,22 @@ class Account:
         finally:
             self.control.when_idle.remove(self.idle)
             self.check(task._cancel_status is self.around, "a scope is left")
-            self.check(task.child_nurseries == nurseries and not self.running, "tasks are left")
+            self.check(task.child_nurseries == nurseries and not self.running and not self.children, "tasks are left")
             self.check(SETTING.get() == self.setting, "the caller's variable has changed")
             self.check_tokens()
-            prompt = self.control.now <= max(self.cancelled_at, self.ends[-1]) + SOON
+            prompt = self.control.now <= max(self.cancelled_at, self.last_end) + SOON
             self.check(prompt, "the cancellation was not prompt")
             if not self.unclear:
                 self.check_end(value, raised)
             raised = None
         return value
 
-    def check_tokens(self):
-        """All tokens are back."""
+    def check_tokens(self, items=()):
+        """Nobody but these items and outsiders holds a token, and nobody but outsiders waits for one."""
         limiter = self.limiter or (self.handle and self.handle.limiter)
         if limiter:
-            held, waiting = limiter.borrowed_tokens, limiter.statistics().tasks_waiting
-            others = self.others
-            self.check(held == others, f"{held} tokens are borrowed, {others} by others")
+            held, waiting, others = limiter.borrowed_tokens, limiter.statistics().tasks_waiting, self.others
+            self.check(held == len(items) + others, f"{held} tokens are borrowed, {others} by others")
             self.check(waiting == len(self.outsiders) - others, f"{waiting} wait for a token")
 
     # What must come of it
@@ -393,24 +442,3 @@ class Account:
 
     def label(self, index):
         return f"{self.kind} {self.name(index)!r}"
-
-
-def leave_open(what):
-    """Leave a scope or a nursery open in the task."""
-    if what == "nursery":
-        manager = trio.open_nursery()
-        entering = manager.__aenter__()
-        try:
-            entering.send(None)
-        except StopIteration:
-            OPEN.append(manager)
-    elif what:
-        scope = trio.CancelScope(shield=what == "shield")
-        if what == "expiring":
-            scope.deadline = trio.current_time() + 1
-        scope.__enter__()
-        if what == "cancelled":
-            scope.cancel()
-
-
-OPEN = []  # nurseries that items have left open, as their managers must not be freed

@@ -12,7 +12,7 @@ from every_order import Wrong, every_order, run_once
 from trio_fanout._core import slices
 
 from . import graphed, grouped, mapped, streamed  # noqa: F401  # each knows its calls
-from .account import OPEN, Account, Quit, pause
+from .account import Account, Quit, pause
 from .chance import Chance, random_plan
 from .plans import ANY
 
@@ -59,7 +59,6 @@ def program_of(plan):
                 except (Exception, Quit):  # noqa: BLE001  # the account has looked at it
                     pass
             nursery.cancel_scope.cancel()
-        OPEN.clear()
         left = trio.lowlevel.current_statistics().tasks_living - tasks
         account.check(left == 0, f"{left} tasks are left")
 

@@ -8,7 +8,7 @@ from trio_fanout import Collect, FailFast, FirstSuccess, Settle
 
 from .plans import ANY, Item, Plan
 
-CALLS = ("map", "map", "do", "fan_out", "stream", "stream", "stream", "open_group", "open_group", "run_graph")
+CALLS = ("map", "map", "do", "fan_out", *["stream"] * 4, *["open_group"] * 3, "run_graph", "run_graph")
 
 
 class Chance(random.Random):
@@ -32,7 +32,7 @@ def random_plan(chance):
     wild = chance.one_in(2)
     plan = {
         "items": random_items(chance, call, wild=wild),
-        "limit": chance.choice((1, 2, 2, 3, 3, 4, inf)),
+        "limit": chance.choice((1, 2, 2, 3, 3, 3, 4, inf)),
         "policy": random_policy(chance, call),
         "item_timeout": chance.choice((0.5, 1, 1.5)) if chance.one_in(8) else None,
         "shared": chance.one_in(3),
@@ -58,7 +58,7 @@ def random_plan(chance):
 
 def random_items(chance, call, *, wild):
     size = chance.randint(0, 6) if chance.one_in(3) else chance.randint(3, 6)
-    risk = chance.choice((0, 0.2, 0.4)) if wild else chance.choice((0, 0, 0.2))
+    risk = chance.choice((0, 0.2, 0.5)) if wild else chance.choice((0, 0, 0.2))
     jobs = 2 if call == "open_group" else 0
     items = [random_item(chance, risk, jobs=jobs, wild=wild) for _ in range(size)]
     if call == "run_graph":
@@ -73,7 +73,8 @@ def random_item(chance, risk, *, jobs=0, wild=False, inner=True):
     item = {
         "waits": chance.waits(2),
         "fails": chance.random() < risk,
-        "if_cancelled": chance.choice(("stop", "stop", "stop", "fail", "succeed", "shield")),
+        "fatal": chance.one_in(4),
+        "if_cancelled": chance.choice(("stop", "stop", "fail", "succeed", "shield")),
         "sets": chance.one_in(8),
     }
     if chance.one_in(8):

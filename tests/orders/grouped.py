@@ -78,7 +78,7 @@ class Grouped(Account, calls=("open_group",)):
         if self.handle is not None:
             shown = self.handle.statistics()
             self.check(shown.running == len(self.running), f"{shown}, but {self.running} run")
-            right = shown.queued == (0 if self.over else self.waiting()) or self.around.effectively_cancelled
+            right = shown.queued == 0 if self.over else self.ends_early() or shown.queued == self.waiting()
             self.check(right, f"{shown}, but {self.waiting()} are queued")
 
     def check_end(self, value, raised):

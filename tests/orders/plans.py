@@ -23,6 +23,7 @@ class Item(Short):
 
     waits: tuple = ()  # seconds, or 0 for a checkpoint
     fails: bool = False
+    fatal: bool = False  # whether that ends a run under `Collect`
     quits: bool = False  # raises what is not an Exception
     if_cancelled: str = "stop"  # or fail, succeed, shield
     leaves: str = ""  # open: scope, shield, cancelled, expiring or nursery
