@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from outcome import Outcome
 
-    from ._core.sinks import Sink
+    from ._core.ending import Sink
 
 T = TypeVar("T")
 R = TypeVar("R")

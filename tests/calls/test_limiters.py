@@ -141,7 +141,7 @@ async def test_a_paused_stream_can_be_stopped(autojump_clock):
         assert [index async for index, _, _ in results] == []
 
 
-async def test_a_thousand_workers_are_there_within_a_few_turns():
+async def test_a_thousand_workers_are_there_within_a_few_turns(autojump_clock):
     """Where the length is known, and in a group. Ten on a fast machine; one worker a turn would take a thousand."""
 
     async def turns_until(count, prefix):
@@ -163,7 +163,7 @@ async def test_a_thousand_workers_are_there_within_a_few_turns():
         group.cancel_scope.cancel()
 
 
-async def test_jobs_with_contexts_of_their_own_take_as_many_steps_at_any_limit():
+async def test_jobs_with_contexts_of_their_own_take_as_many_steps_at_any_limit(autojump_clock):
     import contextvars  # noqa: PLC0415
 
     var = contextvars.ContextVar("var")

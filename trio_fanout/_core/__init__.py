@@ -4,9 +4,8 @@
 `feeding`      running all items of a source; reading an async iterable into a run
 `run`          `Run`, as its owner sees it. Begin here.
 `loop`         what one worker does
-`ending`       how a run ends
+`ending`       how a run ends, and what is told of its items
 `crew`         who works, and who may start
-`sinks`        where outcomes go
 `windows`      sources that wait for their reader
 `sources`      where items come from
 `limits`       how many at once: the checks of a `limit`, the tokens of a run and the queue for them

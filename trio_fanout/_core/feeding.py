@@ -58,5 +58,7 @@ async def _close(generator: AsyncGenerator[Any, Any]) -> None:
         # A nursery in the generator wraps the GeneratorExit by which `aclose` closes it. Then Python does not know it
         # again, and raises it.
         _, rest = split_group(group, GeneratorExit)
-        if rest is not None:
-            raise_unchanged(rest)
+    else:
+        return
+    if rest is not None:
+        raise_unchanged(rest)

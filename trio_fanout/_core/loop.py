@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from trio.lowlevel import Task
 
     from .crew import Crew, Work
-    from .ending import Ending
+    from .ending import Ending, Sink
     from .limits import Tokens
-    from .sinks import Sink
     from .slices import Slice
     from .sources import Source
 

@@ -55,7 +55,7 @@ import trio
 
 from .._protection import protected
 from .crew import CANCELLED, EXHAUSTED, MAX_COMING, STOPPED, Crew
-from .ending import Ending
+from .ending import Ending, Sink
 from .items import with_timeout
 from .loop import Loop
 from .nursery import SingleExceptionNursery, most_important, raise_or_return
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .limits import Tokens
-    from .sinks import Sink
     from .sources import FedQueue, Source
 
 T = TypeVar("T")
