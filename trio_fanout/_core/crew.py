@@ -117,8 +117,7 @@ class Crew:
         coming = self.awake() - unfinished
         if coming >= at_most:
             return
-        if self.limit_changes and self._tokens.limiter.total_tokens != self._tokens.total:
-            self.follow_limit()
+        self.look_at_limit()
         room = self.max_awake - unfinished
         if coming >= room:
             return
@@ -140,8 +139,13 @@ class Crew:
         self._tokens.put_back(task)
         self.workers -= 1
 
+    def look_at_limit(self) -> None:
+        """Follow the limit if it has changed."""
+        if self.limit_changes and self._tokens.limiter.total_tokens != self._tokens.total:
+            self.follow_limit()
+
     def follow_limit(self) -> None:
-        """Look at the limiter, and set how many workers may be awake."""
+        """Set how many workers may be awake by the tokens that the limiter has now."""
         self._tokens.look()
         if self.ended is None:
             self.max_awake = self._tokens.worker_limit

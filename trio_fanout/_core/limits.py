@@ -124,6 +124,7 @@ class Tokens:
             else:
                 await self.limiter.acquire()
                 self._borrowers.add(task)
+                self.overdrawn = self.total < len(self._borrowers)  # tokens may have come and gone since the last look
             # Trio may resume workers that got tokens in the same turn in any order: each lets the next one go. The
             # queue is empty if all were turned away.
             if next(iter(self.waiting), index) != index:

@@ -187,13 +187,17 @@ class Run(Generic[T, R]):
         crew = self._crew
         if self._loop.slice.over():
             await self._loop.slice.next(shielded=True)  # see below
-        while crew.ended is None and (crew.unfinished() + source.ready() >= crew.max_awake or source.is_full()):
+        while crew.ended is None and not self._has_room(source):
             # Shielded, because a cancel scope that an async source holds open may surround this wait, and its
             # Cancelled should be raised inside the source, where the scope can catch it. Cancelling the run itself
             # ends the workers, and the first of them to exit wakes this (`Loop._guarded_work`).
             with trio.CancelScope(shield=True):
                 await source.feeder.park()
         return crew.ended is None
+
+    def _has_room(self, source: FedQueue[T]) -> bool:
+        self._crew.look_at_limit()
+        return self._crew.unfinished() + source.ready() < self._crew.max_awake and not source.is_full()
 
     # How it is going
 
