@@ -10,6 +10,7 @@ import argparse
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ def find(folder, minutes):
 
     def limit_time():
         seconds = int(60 * minutes + SPINS)
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
 
     program = CAMPAIGN.format(path=[str(folder), str(HERE.parent)], minutes=minutes)
     done = subprocess.run(
@@ -56,10 +57,10 @@ def find(folder, minutes):
     )
     if done.returncode == 0:
         return None
-    if done.returncode < 0:
+    if done.returncode == -signal.SIGXCPU:
         return "it never ends"
     wrong = [line for line in done.stderr.splitlines() if "Wrong: " in line]
-    return wrong[-1].partition("]: ")[2] if wrong else sys.exit(done.stderr)
+    return wrong[-1].partition("]: ")[2] if wrong else sys.exit(f"exit code {done.returncode}\n{done.stderr}")
 
 
 def main():
