@@ -28,7 +28,7 @@ from ._arguments import close_if_coroutine, describe
 from ._overload import Block, Size
 from ._protection import protected
 from ._states import PerRun
-from ._tokens import is_borrower
+from ._tokens import borrow, is_borrower
 
 if TYPE_CHECKING:
     from trio.lowlevel import Abort, Task
@@ -135,10 +135,7 @@ class Adaptive:
             self._wake(self._first())
 
     def _serve(self, task: Task) -> None:
-        try:
-            self._limiter.acquire_on_behalf_of_nowait(task)
-        except RuntimeError:
-            pass  # it has just got one in the limiter's own line
+        borrow(self._limiter, task)  # unless it has just got one in the limiter's own line
         self._wake(task)
         del self._line[task]
         self._served[task] = None

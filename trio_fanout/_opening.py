@@ -88,10 +88,7 @@ def check_in_trio(call: str) -> None:
 
 def check_in_run(token: TrioToken, call: str) -> None:
     """Raise `RuntimeError` unless this is called from a task of the Trio run that `token` belongs to."""
-    try:
-        if trio.lowlevel.current_trio_token() is token:
-            return
-    except RuntimeError:
-        pass
+    if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is token:
+        return
     msg = f"{call} must be called from a task of its own Trio run; from another thread, use trio.from_thread.run_sync"
     raise RuntimeError(msg)

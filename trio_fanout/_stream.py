@@ -353,16 +353,16 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
             RuntimeError: called from another thread.
         """
         check_in_run(self._trio_token, "stop()")
-        self._results.cut_short = True
         self._run.stop()
+        self._results.cut_short = True
 
     async def aclose(self) -> None:
         """Close the channel: cancel the items in flight, and drop the results that were not read.
 
         It does not wait for them: leaving the block does. Always a checkpoint.
         """
-        self._results.close()
         self._run.cancel("the channel was closed")
+        self._results.close()
         await trio.lowlevel.checkpoint()
 
     def statistics(self) -> ResultStatistics:

@@ -137,10 +137,21 @@ def is_borrower(limiter: trio.CapacityLimiter, task: Task) -> bool:
     checkpoint in between is missed by no other task: if there are tokens left, none waits.
     """
     try:
-        limiter.acquire_on_behalf_of_nowait(task)
+        borrowed = borrow(limiter, task)
     except trio.WouldBlock:
         return False
+    if borrowed:
+        limiter.release_on_behalf_of(task)
+    return not borrowed
+
+
+@trio.lowlevel.enable_ki_protection
+def borrow(limiter: trio.CapacityLimiter, task: Task) -> bool:
+    """Borrow a token on behalf of `task`. Returns whether it had none before."""
+    try:
+        limiter.acquire_on_behalf_of_nowait(task)
+    except RecursionError:  # which is a RuntimeError
+        raise
     except RuntimeError:
-        return True
-    limiter.release_on_behalf_of(task)
-    return False
+        return False
+    return True

@@ -439,3 +439,43 @@ async def test_a_full_stack_leaves_no_nursery_open(name):
             raised += 1
         assert not trio.lowlevel.current_task().child_nurseries[1:]
     assert 0 < raised < 400
+
+
+@pytest.mark.parametrize("name", ["stop", "aclose", "group stop"])
+async def test_a_full_stack_leaves_no_run_half_ended(name, autojump_clock):
+    """Whatever room is left, it is ended or the RecursionError is raised. Otherwise, tasks would sleep for ever."""
+
+    async def source():
+        yield 1
+        await trio.sleep_forever()
+
+    async def end(room, stop):
+        if room:
+            await end(room - 1, stop)
+        else:
+            stopping = stop()
+            if stopping is not None:
+                await stopping
+
+    depth = sys.getrecursionlimit() - len(inspect.stack(0))
+    raised = 0
+    for room in range(depth - 400, depth + 1, 3):
+        if name == "group stop":
+            async with fanout.open_group() as group:
+                handle = group.start_soon(double, 1)
+                await handle.wait()
+                try:
+                    await end(room, group.stop)
+                except RecursionError:
+                    raised += 1
+                    group.stop()
+        else:
+            async with fanout.stream(double, source()) as results:
+                await results.receive()
+                try:
+                    await end(room, getattr(results, name))
+                except RecursionError:
+                    raised += 1
+                    results.stop()
+    assert 0 < raised < 134
+    assert trio.current_time() == 0

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 FRAMES: Final = 50
-"""How many frames must fit on the stack when a nursery is opened, to start its tasks and to close it.
+"""How many frames must fit on the stack for what must not be left halfway: opening a nursery, and ending a run.
 
-With less room, a `RecursionError` in between would leave the nursery open, and Trio would raise an error of its own.
+With less room, a `RecursionError` in between would leave the nursery open, or tasks asleep for ever.
 """
 
 
-def _reserve(frames: int) -> None:
+def reserve(frames: int = FRAMES) -> None:
     """Raise `RecursionError` unless there is room for that many frames."""
     if frames:
-        _reserve(frames - 1)
+        reserve(frames - 1)
 
 
 @protected()
@@ -64,7 +64,7 @@ class SingleExceptionNursery:
 
     async def open(self) -> None:
         """Open the nursery, if there is room on the stack for what follows."""
-        _reserve(FRAMES)
+        reserve()
         nursery = await self._manager.__aenter__()
         self.start_soon = nursery.start_soon
         self.cancel_scope = nursery.cancel_scope

@@ -58,7 +58,7 @@ from .crew import CANCELLED, EXHAUSTED, MAX_COMING, STOPPED, Crew
 from .ending import Ending, Sink
 from .items import with_timeout
 from .loop import Loop
-from .nursery import SingleExceptionNursery, most_important, raise_or_return
+from .nursery import SingleExceptionNursery, most_important, raise_or_return, reserve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -172,10 +172,12 @@ class Run(Generic[T, R]):
 
     def stop(self) -> None:
         """Start no further item; let those that run finish."""
+        reserve()
         self._ending.stop()
 
     def cancel(self, reason: str) -> None:
         """Start no further item, and cancel those that run."""
+        reserve()
         self._ending.cancel(reason)
 
     def drop_queued(self) -> None:
