@@ -427,6 +427,30 @@ async def test_tokens_that_were_given_as_a_block_begins_are_taken_back(autojump_
         assert limiter.borrowed_tokens == limiter.statistics().tasks_waiting == 0
 
 
+async def test_tokens_that_come_and_go_as_the_pause_ends_let_one_call_in(autojump_clock):
+    """What is assigned and taken back before a call starts or ends is not seen."""
+    for _ in range(20):  # as Trio runs tasks in any order
+        limiter = trio.CapacityLimiter(100)
+        starts = []
+
+        async def work(starts=starts):
+            starts.append(trio.current_time())
+            await trio.sleep(0.5)
+            raise BusyError
+
+        fn = cap(work, limiter, overloaded=overloaded)
+        await refused(fn, 3)
+        begin = trio.current_time()  # of a block: the pause is a second
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(refused, fn)
+            await wait_all_tasks_blocked()
+            limiter.total_tokens = 3
+            await trio.sleep_until(begin + 1)
+            limiter.total_tokens = 1
+        assert [time - begin for time in starts[3:]] == [1, 3.5, 8]
+
+
 # The numbers, which need no Trio
 
 
