@@ -18,6 +18,7 @@ from ._adaptive import Adaptive, adaptive_on
 from ._arguments import NotAwaitable, check_awaitable, check_callback, check_function, describe, name_of
 from ._core.limits import check_limit
 from ._naming import named_like
+from ._opening import check_in_trio
 from ._overload import Size
 from ._states import states_of
 from ._tokens import Borrowed, Count
@@ -143,8 +144,11 @@ def cap(
     _check_combination(limit, key, overloaded, weight)
     states_in_run = states_of(key, functools.partial(_make_tokens, limit, adapts=overloaded is not None))
 
+    name = name_of(fn)
+
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_in_trio(name)
         states = states_in_run.get()
         units = 1 if weight is None else units_of(weight, args, kwargs, "weight")
         kept = states.enter(args, kwargs)

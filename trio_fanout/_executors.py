@@ -20,6 +20,7 @@ from ._blocking import Blocking, PickledCall, as_failure, run_pickled_call
 from ._core.exceptions import raise_unchanged
 from ._crossing import plain_trial, portable
 from ._naming import named_like
+from ._opening import check_in_trio
 from ._states import PerRun
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def in_executor(
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_in_trio(blocking.__name__)
         # Keyword arguments are bound to the function: Dask's `submit` has some of its own.
         function: Callable[..., R] = functools.partial(blocking, **kwargs) if kwargs else blocking
         arguments: tuple[Any, ...] = args

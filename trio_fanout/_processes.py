@@ -14,6 +14,7 @@ from ._arguments import check_blocking, name_of
 from ._blocking import PickledCall, as_failure, run_pickled_call
 from ._crossing import best_trial, pickler, portable
 from ._naming import named_like
+from ._opening import check_in_trio
 from ._signals import signal_name
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_in_trio(name)
         _check_main_is_imported()
         try:
             result: bytes = await trio_parallel.run_sync(

@@ -10,6 +10,7 @@ import trio
 
 from ._arguments import check_blocking, name_of
 from ._naming import named_like
+from ._opening import check_in_trio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -58,6 +59,7 @@ def in_thread(fn: Callable[P, R], *, abandon_on_cancel: bool = False) -> Callabl
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_in_trio(name)
         return await trio.to_thread.run_sync(
             functools.partial(fn, *args, **kwargs),
             abandon_on_cancel=abandon_on_cancel,

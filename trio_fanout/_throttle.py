@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
-from ._arguments import check_awaitable, check_callback, check_count, check_function, describe
+from ._arguments import check_awaitable, check_callback, check_count, check_function, describe, name_of
 from ._naming import named_like
+from ._opening import check_in_trio
 from ._protection import protected
 from ._states import states_of
 from ._units import Total, units_of
@@ -97,8 +98,11 @@ def throttle(
     pace = (Fraction(per) / Fraction(rate)).as_integer_ratio()
     states_in_run = states_of(key, lambda: _Line(pace, burst))
 
+    name = name_of(fn)
+
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_in_trio(name)
         states = states_in_run.get()
         units = 1 if cost is None else units_of(cost, args, kwargs, "cost")
         kept = states.enter(args, kwargs)

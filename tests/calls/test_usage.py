@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trio
@@ -380,6 +381,25 @@ def test_a_call_outside_trio_says_what_to_do(name):
         CALLS[name]().send(None)
     with pytest.raises(RuntimeError, match=rf"{name}\(\) needs Trio.*trio\.run"):
         asyncio.run(CALLS[name]())
+
+
+ADAPTERS = {
+    "cap": lambda: fanout.cap(double, 2),
+    "cap, adaptive": lambda: fanout.cap(double, 2, overloaded=bool),
+    "throttle": lambda: fanout.throttle(double, 2),
+    "in_thread": lambda: fanout.in_thread(str),
+    "in_process": lambda: fanout.in_process(str),
+    "in_executor": lambda: fanout.in_executor(ThreadPoolExecutor(), str),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_called_outside_trio_says_what_to_do(name):
+    fn = ADAPTERS[name]()
+    with pytest.raises(RuntimeError, match=r"needs Trio.*trio\.run"):
+        fn(1).send(None)
+    with pytest.raises(RuntimeError, match=r"needs Trio.*trio\.run"):
+        asyncio.run(fn(1))
 
 
 @pytest.mark.parametrize("name", CALLS)
