@@ -458,3 +458,15 @@ def test_trials_do_without_what_is_not_installed(no_tblib, monkeypatch):
         assert portable(error, best_trial) is error
     finally:
         pickler.cache_clear()
+
+
+def test_links_that_cannot_be_pickled_together_are_dropped():
+    def trial(error):
+        if error.error.__cause__ is not None:
+            raise RecursionError
+        return error
+
+    failure = ValueError("failed")
+    failure.__cause__ = KeyError("cause")
+    assert portable(failure, trial) is failure
+    assert failure.__cause__ is None

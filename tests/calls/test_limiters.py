@@ -2,6 +2,7 @@
 
 import gc
 import math
+import weakref
 
 import pytest
 import trio
@@ -17,10 +18,13 @@ def limiters(total):
 
 async def test_a_limit_is_a_limiter_whose_tokens_the_workers_borrow(make, autojump_clock):
     seen = []
+    found = []  # weak: a list that holds it would keep it alive
 
     async def fn(n):
         await wait_all_tasks_blocked()
-        (limiter,) = limiters(17)
+        if not found:
+            found.extend(map(weakref.ref, limiters(17)))  # looks at all objects
+        (limiter,) = (ref() for ref in found)
         seen.append((trio.lowlevel.current_task() in limiter.statistics().borrowers, limiter.borrowed_tokens))
 
     await fanout.map(fn, make(range(50)), limit=17)

@@ -819,6 +819,29 @@ async def test_a_source_that_holds_a_nursery_and_is_left_early_hides_no_failure(
             break
 
 
+async def test_a_source_that_holds_a_nursery_is_closed_when_a_stream_is_stopped(autojump_clock):
+    """While its next item is not awaited: nothing is cancelled but the nursery, by the GeneratorExit."""
+    closed = []
+
+    async def source():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                for x in range(100):
+                    yield x
+            finally:
+                closed.append(True)
+
+    async with fanout.stream(double, source(), limit=1, buffer=0) as results:
+        assert await results.receive() == (0, 0, 0)
+        await wait_all_tasks_blocked()
+        results.stop()
+        with pytest.raises(trio.EndOfChannel):
+            while True:
+                await results.receive()
+    assert closed == [True]
+
+
 async def test_what_a_nursery_in_a_source_raises_when_it_is_closed_is_raised(autojump_clock):
     async def fail():
         try:
