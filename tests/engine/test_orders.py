@@ -1,8 +1,12 @@
 """Every order of Trio's ready tasks: the explorer, and its campaign of random plans over all calls."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 import trio
 
+import trio_fanout as fanout
 from every_order import Diverged, Explored, Wrong, every_order, run_once
 from orders import RUNS, Chance, Item, Plan, campaign, explore, random_plan, replay
 from trio_fanout import Collect, FirstSuccess, Settle
@@ -210,3 +214,13 @@ def test_random_plans_come_out_right_in_many_orders(seed):
     plans, runs = campaign(seed, lambda: next(left, None) is not None)
     assert plans == 200
     assert runs > 200 * RUNS // 2
+
+
+CHANGES = Path(__file__).parents[1] / "tools" / "order_mutants.toml"
+
+
+@pytest.mark.skipif(not CHANGES.exists(), reason="the tools are not published")
+def test_the_changes_that_the_campaign_should_find_are_of_the_engine_as_it_is():
+    for change in tomllib.loads(CHANGES.read_text())["mutant"]:
+        text = (Path(fanout.__file__).parent / change["file"]).read_text()
+        assert text.count(change["old"]) == 1, change
