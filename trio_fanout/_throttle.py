@@ -122,8 +122,8 @@ class _Line:
     """Where the calls of one Trio run, or those with one key, wait in order for their time to start.
 
     The algorithm knows one number: the time at which all that can be saved up would be saved up, if no call came. A
-    call may start ahead of it, by the time in which the units that it leaves in the bucket are saved up. Here that time
-    is kept as a time to count from and the units that were missing then or were taken since, as adding up intervals
+    call may start ahead of it, by the time in which the units that it leaves behind are saved up. Here that time is
+    kept as a time to count from, and the units that were missing then or have been taken since, as adding up intervals
     would add up their rounding errors. Debt needs no case of its own.
     """
 
@@ -133,7 +133,7 @@ class _Line:
         self._pace = pace  # seconds for each unit, as a fraction
         self._burst = burst
         self._since = -math.inf
-        self._missing = Total(-burst)  # until a call of no units would have to wait; below 0 while some are saved up
+        self._missing = Total(-burst)  # below 0 if some were saved up
         self._lock = trio.Lock()  # first come, first served
 
     async def wait_for_turn(self, units: float) -> None:
