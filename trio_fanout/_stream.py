@@ -323,7 +323,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
             if not results.has_news():
                 while not results.has_news():
                     await results.reader.park()
-            elif results.ready and not self._slice.over():
+            elif results.ready and self._slice.now() < self._slice.end:  # it is not over
                 await trio.lowlevel.checkpoint_if_cancelled()
             else:
                 await self._slice.next()

@@ -106,18 +106,19 @@ class Crew:
 
     def awake(self) -> int:
         """How many workers are not idle."""
-        return self.workers - len(self.idle or ())
+        return self.workers if self.idle is None else self.workers - len(self.idle)
 
-    def wake_or_start(self, work: Work, at_most: int = 1) -> None:
+    def wake_or_start(self, worker: Callable[[], Work], at_most: int = 1) -> None:
         """Wake or start workers, until one is coming for each item that is ready.
 
         No more than `at_most` are coming then, and no more are awake than the limit allows.
         """
-        unfinished = self.unfinished()
-        coming = self.awake() - unfinished
+        unfinished = self.taken - self.finished
+        coming = self.workers - unfinished if self.idle is None else self.workers - len(self.idle) - unfinished
         if coming >= at_most:
             return
-        self.look_at_limit()
+        if self.limit_changes and self._tokens.limiter.total_tokens != self._tokens.total:  # `look_at_limit()`
+            self.follow_limit()
         room = self.max_awake - unfinished
         if coming >= room:
             return
@@ -127,7 +128,7 @@ class Crew:
         if self.idle:
             count -= len(self.idle.unpark(count=count))
         for _ in range(count):
-            self.start_one(work)
+            self.start_one(worker())
 
     def start_one(self, work: Work) -> None:
         """Start a worker, even if no item is ready: then it finds out whether the source has ended."""
@@ -141,7 +142,7 @@ class Crew:
 
     def look_at_limit(self) -> None:
         """Follow the limit if it has changed."""
-        if self.limit_changes and self._tokens.limiter.total_tokens != self._tokens.total:
+        if self._tokens.limiter.total_tokens != self._tokens.total:
             self.follow_limit()
 
     def follow_limit(self) -> None:

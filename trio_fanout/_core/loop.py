@@ -70,7 +70,7 @@ class Loop(Generic[T, R]):
                 self._fn, self._source, self._sink, self._tokens, self._crew, self.slice,
             )  # fmt: skip
             take, succeeded, now = source.take, sink.succeeded, slice_.now
-            context, context_of, idle = source.context, source.context_of, crew.idle
+            context, context_of, idle, fed = source.context, source.context_of, crew.idle, source.fed
             limiter, shared, waiting = tokens.limiter, tokens.shared, tokens.waiting
             limit_changes = crew.limit_changes
             scopes = Scopes(task)
@@ -111,8 +111,9 @@ class Loop(Generic[T, R]):
                         crew.taken = index
                         self._ending.without_outcome(index, item)
                         return
-                    crew.wake_or_start(self.worker(), at_most=crew.unfinished())
-                    source.wake_feeder()  # one item fewer in the queue: no worker may come that would find it empty
+                    crew.wake_or_start(self.worker, crew.taken - crew.finished)
+                    if fed and not source.ready(crew.taken):
+                        source.wake_feeder()  # maybe no other worker comes that would find the queue empty
                 if waiting or not starts_at_once:
                     may_start = not waiting and (has_token or tokens.borrow(task))
                     if context_of is not None and switch_context(task, context_of(item)):
@@ -175,7 +176,7 @@ class Loop(Generic[T, R]):
             raise
         # There may be more tokens than before, and this item may take long.
         self._source.wake_feeder()
-        self._crew.wake_or_start(self.worker(), MAX_COMING)
+        self._crew.wake_or_start(self.worker, MAX_COMING)
         return started
 
     def _raised(self, index: int, item: T, exc: BaseException, *, own_scope: bool) -> str | None:

@@ -159,12 +159,12 @@ class Run(Generic[T, R]):
 
     def start_workers(self, at_most: int = 1) -> None:
         """Wake or start workers for the items that are ready; see `Crew.wake_or_start`."""
-        self._crew.wake_or_start(self._loop.worker(), at_most)
+        self._crew.wake_or_start(self._loop.worker, at_most)
 
     def room_freed(self) -> None:
         """Wake the reader of the source, and a worker: there may be room for another item."""
         self._source.wake_feeder()
-        self.start_workers()
+        self._crew.wake_or_start(self._loop.worker)
 
     def source_ended(self) -> None:
         """Have workers exit: all items were taken, and no more arrive."""
@@ -186,20 +186,20 @@ class Run(Generic[T, R]):
 
     async def wait_for_room(self, source: FedQueue[T]) -> bool:
         """Wait until a worker is free and the source not full. False once no more items are to be read."""
-        crew = self._crew
-        if self._loop.slice.over():
-            await self._loop.slice.next(shielded=True)  # see below
-        while crew.ended is None and not self._has_room(source):
+        crew, slice_ = self._crew, self._loop.slice
+        if slice_.now() >= slice_.end:
+            await slice_.next(shielded=True)  # see below
+        while crew.ended is None:
+            if crew.limit_changes:
+                crew.look_at_limit()
+            if crew.taken - crew.finished + source.ready() < crew.max_awake and not source.is_full():
+                return True
             # Shielded, because a cancel scope that an async source holds open may surround this wait, and its
             # Cancelled should be raised inside the source, where the scope can catch it. Cancelling the run itself
             # ends the workers, and the first of them to exit wakes this (`Loop._guarded_work`).
             with trio.CancelScope(shield=True):
                 await source.feeder.park()
-        return crew.ended is None
-
-    def _has_room(self, source: FedQueue[T]) -> bool:
-        self._crew.look_at_limit()
-        return self._crew.unfinished() + source.ready() < self._crew.max_awake and not source.is_full()
+        return False
 
     # How it is going
 
