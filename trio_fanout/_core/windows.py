@@ -41,7 +41,7 @@ class Window:
         return limit + (limit if self._buffer is None else self._buffer) - self.outstanding
 
     def free(self) -> None:
-        """Give back the room of an item that was handed over, or never will be."""
+        """Free the room of an item that was handed over, or never will be."""
         self.outstanding -= 1
 
 
