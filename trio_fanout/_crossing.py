@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from outcome import Error
 
-from ._core.exceptions import is_group, set_links
+from ._core.exceptions import is_group, members_of, set_links
 from ._errors import text_of
 from ._tracebacks import entries_of, set_entries
 
@@ -63,7 +63,9 @@ def portable(exc: Exception, trial: Trial) -> Exception:
     name and its text. So is `exc` itself, if need be.
     """
     try:
-        return cast("Exception", _portable(exc, trial, set()))
+        made = cast("Exception", _portable(exc, trial, set()))
+        # What is made of groups hundreds of levels deep may be too deep itself.
+        return made if made is exc or _survives(made, trial) else _text_alone(exc)
     except Exception:  # noqa: BLE001  # groups in groups, a thousand deep; attributes that raise
         return _text_alone(exc)
 
@@ -107,7 +109,7 @@ def _stand_in(exc: BaseException, trial: Trial, seen: set[int]) -> Exception:
     plain = type(exc) in {ExceptionGroup, BaseExceptionGroup}
     members = [
         cast("Exception", _portable(member, trial, seen)) if isinstance(member, Exception) else _text_alone(member)
-        for member in exc.exceptions
+        for member in members_of(exc)
     ]
     group = ExceptionGroup(exc.message if plain else f"{type(exc).__name__}: {exc.message}", members)
     return _dressed_like(exc, group)

@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ._core.exceptions import is_group
+from ._core.exceptions import is_group, members_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,5 +44,5 @@ def _is_part(part: BaseException, whole: BaseException) -> bool:
     if part.__traceback__ is not None:
         return part.__traceback__ is whole.__traceback__  # copied by a split; groups that look alike have others
     # Unpickled, or never raised. A part has some of the same members, in the same order.
-    candidates = iter(whole.exceptions)  # each is looked at once
-    return all(any(inner is exc or _is_part(inner, exc) for exc in candidates) for inner in part.exceptions)
+    candidates = iter(members_of(whole))  # each is looked at once
+    return all(any(inner is exc or _is_part(inner, exc) for exc in candidates) for inner in members_of(part))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from outcome import Error, Value
 
-from ._arguments import check_blocking, name_of
+from ._arguments import attribute_of, check_blocking, name_of
 from ._blocking import PickledCall, as_failure, run_pickled_call
 from ._crossing import best_trial, pickler, portable
 from ._naming import named_like
@@ -109,7 +109,8 @@ def _check_importable(fn: object) -> None:
             if callable(part):
                 _check_importable(part)
         return
-    for part in (getattr(fn, "__func__", fn), getattr(fn, "__self__", None)):  # of a bound method, both are needed
+    function = fn.__func__ if isinstance(fn, MethodType) else fn
+    for part in (function, attribute_of(fn, "__self__", object)):  # of a bound method, both are needed
         name = (part if isinstance(part, (FunctionType, type)) else type(part)).__qualname__
         if "<locals>" in name or "<lambda>" in name:
             msg = (

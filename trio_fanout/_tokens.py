@@ -75,27 +75,33 @@ class Count(_Fixed):
         self.holds = self._holders.__contains__
 
     async def acquire(self, task: Task, weight: float) -> int:
-        if self._line or not self._fits(weight):
+        try:
+            if self._line or not self._fits(weight):
 
-            def abort(_: object) -> Abort:
-                del self._line[task]
-                self._hand_out()  # a light call behind a heavy one may fit now
-                return trio.lowlevel.Abort.SUCCEEDED
+                def abort(_: object) -> Abort:
+                    del self._line[task]
+                    self._hand_out()  # a light call behind a heavy one may fit now
+                    return trio.lowlevel.Abort.SUCCEEDED
 
-            self._line[task] = weight
-            await trio.lowlevel.wait_task_rescheduled(abort)  # `_hand_out` has made it a holder
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()  # lets no other task in
-            self._take(task, weight)
-            await trio.lowlevel.cancel_shielded_checkpoint()
+                self._line[task] = weight
+                await trio.lowlevel.wait_task_rescheduled(abort)  # `_hand_out` has made it a holder
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()  # lets no other task in
+                self._take(task, weight)
+                await trio.lowlevel.cancel_shielded_checkpoint()
+        except RecursionError:  # no room on the stack to wait, and the caller puts nothing back
+            self._line.pop(task, None)
+            if task in self._holders:
+                self.release(task)
+            raise
         return 0
 
     def _fits(self, weight: float) -> bool:
         return not self._holders or self._taken.plus(weight) <= self._tokens
 
     def _take(self, task: Task, weight: float) -> None:
+        self._taken.add(weight)  # first, as it may raise: a full stack
         self._holders[task] = weight
-        self._taken.add(weight)
 
     def _hand_out(self) -> None:
         while self._line:

@@ -72,7 +72,7 @@ def test_remote_method_that_answers_every_attribute(adapter):
     assert adapter(method).__name__ == "_Method"
 
 
-@pytest.mark.parametrize("adapter", [BLOCKING["in_thread"], BLOCKING["in_executor"], *ASYNC.values()])
+@ADAPTERS
 @ODD
 def test_object_with_odd_attributes_gets_the_name_of_its_class(adapter, odd):
     adapted = adapter(odd(len))

@@ -438,6 +438,21 @@ def test_a_chain_that_cannot_be_pickled_keeps_its_last_links():
     assert len(contexts_of(portable(error, plain_trial))) == 50
 
 
+def test_groups_in_groups_are_text_if_they_are_too_deep():
+    error = ValueError(threading.Lock())
+    for _ in range(300):
+        error = ExceptionGroup("group", [error])
+    made = portable(error, plain_trial)
+    assert type(pickle.loads(pickle.dumps(made))) in {ExceptionGroup, TypeError}  # Pythons differ in what is too deep
+
+    def trial(error):
+        if isinstance(error.error, ExceptionGroup):
+            raise RecursionError
+        return error
+
+    assert type(portable(error, trial)) is TypeError
+
+
 def test_from_none_stays_so():
     error = ValueError("one")
     error.lock = threading.Lock()

@@ -1044,6 +1044,34 @@ async def test_a_part_that_its_group_made_otherwise_keeps_its_index():
     assert (match.indices, rest.indices) == ((1,), (0, 1))
 
 
+class HidesItsMembers(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self):
+        raise LookupError
+
+
+@pytest.mark.parametrize("call", ["map", "stream", "group"])
+async def test_a_group_whose_members_cannot_be_asked_for_is_a_failure_as_any_other(call):
+    async def fail(exc):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await trio.sleep_forever()
+        raise exc
+
+    failure = HidesItsMembers("group", [ValueError()])
+    with pytest.raises(ExceptionGroup) as caught:
+        if call == "map":
+            await fanout.map(fail, [failure])
+        elif call == "stream":
+            async with fanout.stream(fail, [failure]) as results:
+                async for _ in results:
+                    pytest.fail("there is no result")
+        else:
+            async with fanout.open_group() as group:
+                group.start_soon(fail, failure)
+    assert caught.value is failure or caught.value.exceptions == (failure,)
+
+
 SHARED = (ValueError(), KeyError())
 GROUPS = {
     "own leaves": lambda x: [ValueError(x), KeyError(x)],

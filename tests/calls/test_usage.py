@@ -467,6 +467,32 @@ async def test_a_full_stack_leaves_no_nursery_open(name):
     assert 0 < raised < 160
 
 
+@pytest.mark.parametrize("others", [0, 1, 2], ids=["token free", "first in the line", "second in the line"])
+async def test_a_full_stack_takes_no_token_of_a_cap(others, autojump_clock):
+    """Whatever room is left, the call works or raises the RecursionError, and the token goes to the next call."""
+
+    async def call(room):
+        if room:
+            return await call(room - 1)
+        return await limited(0)
+
+    depth = await deepest()
+    raised = 0
+    for room in range(depth - 160, depth + 1):
+        limited = fanout.cap(trio.sleep, 1)
+        async with trio.open_nursery() as nursery:
+            for _ in range(others):
+                nursery.start_soon(limited, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            try:
+                await call(room)
+            except RecursionError:
+                raised += 1
+            with trio.fail_after(others + 1):
+                await limited(0)
+    assert 0 < raised < 160
+
+
 @pytest.mark.parametrize("name", ["stop", "aclose", "group stop"])
 async def test_a_full_stack_leaves_no_run_half_ended(name, autojump_clock):
     """Whatever room is left, it is ended or the RecursionError is raised. Otherwise, tasks would sleep for ever."""

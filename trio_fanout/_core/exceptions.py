@@ -25,6 +25,12 @@ def is_group(exc: BaseException | None) -> TypeIs[BaseExceptionGroup[BaseExcepti
     return isinstance(exc, BaseExceptionGroup)
 
 
+def members_of(group: BaseExceptionGroup[BaseException]) -> tuple[BaseException, ...]:
+    """The exceptions in a group, whatever its class says."""
+    members: tuple[BaseException, ...] = BaseExceptionGroup.exceptions.__get__(group)
+    return members
+
+
 def parts_of(exc: BaseException) -> Iterator[BaseException]:
     """`exc` and, if it is a group, all that is in it at any depth, groups included; each object once."""
     # Not by `subgroup`, which the class of a group may have replaced.
@@ -32,7 +38,7 @@ def parts_of(exc: BaseException) -> Iterator[BaseException]:
     while todo:
         exc = todo.pop()
         yield exc
-        for member in exc.exceptions if is_group(exc) else ():
+        for member in members_of(exc) if is_group(exc) else ():
             if id(member) not in seen:
                 seen.add(id(member))
                 todo.append(member)
@@ -77,14 +83,14 @@ def split_group(
 def _plain(exc: BaseExceptionGroup[BaseException]) -> BaseExceptionGroup[BaseException]:
     """A group of Python's own class with the same members."""
     return BaseExceptionGroup(
-        exc.message, [_plain(member) if is_group(member) else member for member in exc.exceptions]
+        exc.message, [_plain(member) if is_group(member) else member for member in members_of(exc)]
     )
 
 
 def first_leaf(exc: BaseException) -> BaseException:
     """The first exception of a group, at any depth, that is not a group; a single exception is its own first."""
     while is_group(exc):
-        exc = exc.exceptions[0]
+        exc = members_of(exc)[0]
     return exc
 
 
@@ -155,4 +161,4 @@ def _cut(exc: BaseException, links: list[BaseException]) -> None:
 def leads_to(exc: BaseException) -> list[BaseException]:
     """What a traceback of `exc` may print besides: its context, its cause, and the members of a group."""
     links = [link for link in (exc.__context__, exc.__cause__) if link is not None]
-    return [*links, *exc.exceptions] if is_group(exc) else links
+    return [*links, *members_of(exc)] if is_group(exc) else links

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from .._arguments import NotAwaitable, check_awaitable
-from .exceptions import holds_cancelled, is_group, split_cancelled
+from .exceptions import holds_cancelled, is_group, members_of, split_cancelled
 from .scopes import Scopes
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _came_out_of_cancellation(exc: BaseException, seen: set[int]) -> bool:
         seen.add(id(link))
         if holds_cancelled(link):
             return True
-        if is_group(link) and all(_came_out_of_cancellation(member, seen) for member in link.exceptions):
+        if is_group(link) and all(_came_out_of_cancellation(member, seen) for member in members_of(link)):
             return True
         link = link.__context__
     return False
