@@ -6,6 +6,7 @@ import select
 import signal
 import sys
 import threading
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -237,6 +238,20 @@ def test_without_a_total_the_rate_stays(monkeypatch):
     assert [progress_text(tally, width) for width in (99, 11, 7)] == ["4 done, 0 failed, 2/s", "4 done, 2/s", "4 done"]
 
 
+@contextmanager
+def terminal_size(columns):
+    """Have that of standard error be this, and only here: pytest asks for the size, too, as it reports a test."""
+
+    def size(fd):
+        if columns is None:
+            raise OSError
+        return {2: os.terminal_size((columns, 24))}[fd]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "get_terminal_size", size)
+        yield
+
+
 def test_a_display_that_was_never_drawn_needs_no_hiding(capfd):
     Display(dumb=False).hide()
     assert capfd.readouterr() == ("", "")
@@ -248,30 +263,25 @@ def test_the_line_fits_the_terminal_of_standard_error(capfd, monkeypatch, rich):
         pytest.importorskip("rich")
     else:
         monkeypatch.setitem(sys.modules, "rich", None)
-    monkeypatch.setattr(os, "get_terminal_size", {2: os.terminal_size((9, 24))}.__getitem__)
-    Display(dumb=False).draw(Tally())
+    with terminal_size(9):
+        Display(dumb=False).draw(Tally())
     assert capfd.readouterr().err == "\r\x1b[K0 done"
 
 
 @pytest.mark.parametrize(("columns", "length"), [(100, 30), (40, 22), (28, 10), (27, 0)])
-def test_the_bar_has_the_room_that_the_words_leave(capfd, monkeypatch, columns, length):
+def test_the_bar_has_the_room_that_the_words_leave(capfd, columns, length):
     pytest.importorskip("rich")
-    monkeypatch.setattr(os, "get_terminal_size", {2: os.terminal_size((columns, 24))}.__getitem__)
-    Display(dumb=False).draw(Tally())
+    with terminal_size(columns):
+        Display(dumb=False).draw(Tally())
     shown = capfd.readouterr().err
     assert shown.endswith("0 done, 0 failed")
     assert shown.count("\u2501") + shown.count("-") == length
 
 
 @pytest.mark.parametrize("columns", [0, None])
-def test_a_terminal_that_does_not_tell_its_width_has_the_usual_one(monkeypatch, columns):
-    def size(fd):
-        if columns is None:
-            raise OSError
-        return os.terminal_size((columns, 0))
-
-    monkeypatch.setattr(os, "get_terminal_size", size)
-    assert terminal_width() == 80
+def test_a_terminal_that_does_not_tell_its_width_has_the_usual_one(columns):
+    with terminal_size(columns):
+        assert terminal_width() == 80
 
 
 def test_a_dumb_terminal_gets_no_escape_codes(capfd):

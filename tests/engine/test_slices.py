@@ -2,6 +2,7 @@
 
 import random
 import time
+from functools import partial
 
 import pytest
 import trio
@@ -186,13 +187,30 @@ def test_the_same_seed_gives_the_same_schedule_however_slow_the_machine_is(call)
     assert schedule(0) == schedule(0.01)
 
 
-def test_a_cancellation_is_noticed_between_items_that_shield_themselves():
+async def sleep_in_map():
+    await fanout.map(trio.sleep, [1])
+
+
+async def sleep_in_stream():
+    async with fanout.stream(trio.sleep, [1]) as results:
+        async for _ in results:
+            pass
+
+
+async def sleep_in_group():
+    async with fanout.open_group() as group:
+        group.start_soon(trio.sleep, 1)
+
+
+@pytest.mark.parametrize("sleep", [partial(trio.sleep, 1), sleep_in_map, sleep_in_stream, sleep_in_group])
+def test_a_cancellation_is_noticed_between_items_that_shield_themselves(sleep):
+    """Even if each begins a slice in which the next one starts."""
     started = []
 
     async def shielded(x):
         started.append(x)
         with trio.CancelScope(shield=True):
-            await trio.sleep(1)
+            await sleep()
 
     async def main():
         with trio.move_on_after(2.5):

@@ -77,11 +77,18 @@ class Loop(Generic[T, R]):
             watched, status = scopes.task, scopes.status
             has_token = starts_at_once = False
             await trio.lowlevel.checkpoint_if_cancelled()  # cancelled since it was started: it should take nothing
+            end = slice_.end
             while True:
                 if (context or task.context) and context_of is None and switch_context(task, context):
                     await trio.lowlevel.checkpoint()  # the last item has set a context variable
-                while now() >= slice_.end:  # `slice_.over()`, without the call
-                    await slice_.next()
+                while slice_.end != end or now() >= end:
+                    if now() >= slice_.end:  # `slice_.over()`, without the call
+                        await slice_.next()
+                    else:
+                        # Others have begun this slice. If runs inside the items did so each time, behind a shield, this
+                        # worker would never notice that its own run is cancelled.
+                        await trio.lowlevel.checkpoint_if_cancelled()
+                    end = slice_.end
                 if limit_changes and (tokens.overdrawn or limiter.total_tokens != tokens.total):
                     crew.follow_limit()
                     if tokens.overdrawn:
