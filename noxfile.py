@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False  # a session whose Python is not installed is skipped, with a warning
-nox.options.sessions = ["plan", "lint", "types", "coverage"]
+nox.options.sessions = ["plan", "lint", "types", "tests"]
 
 os.environ["PIP_NO_COMPILE"] = "1"  # most of what is installed is never imported
 
@@ -26,12 +26,13 @@ PYTHONS = nox.project.python_versions(PROJECT)  # from the classifiers
 TESTS = nox.project.dependency_groups(PROJECT, "tests")
 TYPES = nox.project.dependency_groups(PROJECT, "types")
 LINT = nox.project.dependency_groups(PROJECT, "lint")
+LINT_ASYNC = nox.project.dependency_groups(PROJECT, "lint_async")
 BENCH = nox.project.dependency_groups(PROJECT, "bench")
 DOCS = nox.project.dependency_groups(PROJECT, "docs")
 WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
 
 EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
-QUICK = "not dask and not slow"  # the sessions `slow` and `dask` run the others
+QUICK = "not dask and not slow"  # the sessions `coverage` and `dask` run the others
 # A process for each CPU. An idle one takes over tests that wait for another.
 PARALLEL = ["-n", "auto", "--dist", "worksteal"]
 
@@ -39,31 +40,30 @@ PARALLEL = ["-n", "auto", "--dist", "worksteal"]
 @nox.session(venv_backend="none")
 def plan(session: nox.Session) -> None:
     """Says what a plain `nox` does, and how long it takes."""
-    session.log("Style, types, and the quick tests with coverage: two to three minutes on two idle CPUs.")
+    session.log("Style, types, and the quick tests: under three minutes on two idle CPUs.")
     session.log("`nox -t full` runs the other checks.")
 
 
 @nox.session(venv_backend="none", tags=["full"])
 def plan_full(session: nox.Session) -> None:
     """Says what `nox -t full` does, and how long it takes."""
-    session.log(f"The tests on Python {', '.join(PYTHONS)} (those that are installed), with the oldest dependencies,")
-    session.log("and from the wheel; slow tests, Dask, documentation, benchmarks: about 12 minutes on two CPUs.")
+    session.log("All tests with coverage; the quick ones on other Pythons, with the oldest dependencies, and")
+    session.log("from the wheel; Dask, documentation, benchmarks: about 15 minutes on two CPUs.")
 
 
-# In a full run, `tests_oldest` runs the suite on the first Python, and `wheel` on the second.
 @nox.session
-@nox.parametrize("python", [nox.param(python, tags=["full"] if python in PYTHONS[2:] else []) for python in PYTHONS])
 def tests(session: nox.Session) -> None:
     """The quick tests, with the package installed."""
     session.install(f".[{EXTRAS}]", *TESTS)
     session.run("pytest", *PARALLEL, "-m", QUICK, *session.posargs)
 
 
-@nox.session(tags=["full"])
-def slow(session: nox.Session) -> None:
-    """The slow tests."""
-    session.install(f".[{EXTRAS}]", *TESTS)
-    session.run("pytest", *PARALLEL, "-m", "slow and not dask", *session.posargs)
+# In a full run, `tests_oldest` runs the suite on the first Python, and `wheel` on the second.
+@nox.session
+@nox.parametrize("python", [nox.param(python, tags=["full"] if python in PYTHONS[2:] else []) for python in PYTHONS])
+def tests_on(session: nox.Session) -> None:
+    """The quick tests, on a Python of your choice."""
+    tests(session)
 
 
 @nox.session(python=PYTHONS[0], tags=["full"])
@@ -88,13 +88,13 @@ def _floor(requirement: str) -> str | None:
     return f"{parsed.name}=={floors[0]}" if floors else None
 
 
-@nox.session
+@nox.session(tags=["full"])
 def coverage(session: nox.Session) -> None:
-    """The quick tests must run every line and branch of the package."""
+    """All tests, quick and slow, but those of Dask: they must run every line and branch of the package."""
     # Installed in place, so that subprocesses and the report name the same files.
     session.install("--editable", f".[{EXTRAS}]", *TESTS)
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *PARALLEL, "-m", QUICK, *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *PARALLEL, "-m", "not dask", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
@@ -125,10 +125,16 @@ def pictures(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style: ruff's rules and format, and flake8-async."""
+    """Style: ruff's rules and format."""
     session.install(*LINT)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(tags=["full"])
+def lint_async(session: nox.Session) -> None:
+    """Style: the rules of flake8-async, which takes longer than ruff."""
+    session.install(*LINT_ASYNC)
     # In the package, even the optional rules, such as no bare async generators. But not 102, because an `__aexit__`
     # awaits its nursery, nor 91x, because only public calls are checkpoints, which tests show.
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC102,ASYNC91", "trio_fanout")
@@ -157,16 +163,15 @@ def bench(session: nox.Session) -> None:
 def mutants(session: nox.Session) -> None:
     """Changes the package in one place after another: a test should fail. Hours, or `-- --mutate FILE`."""
     session.install("--editable", f".[{EXTRAS}]", *TESTS)
-    only = ["-m", "not slow or hypothesis"]  # the models notice most, and are worth their time
     env = {"PYTHONPATH": "tests/tools", "CI": "1"}
-    session.run("pytest", "-p", "mutants", "-p", "no:xdist", "-q", *only, *session.posargs, env=env)
+    session.run("pytest", "-p", "mutants", "-p", "no:xdist", "-q", *session.posargs, env=env)
 
 
 @nox.session
 def orders(session: nox.Session) -> None:
     """Random plans over all calls, under many orders of Trio's tasks: a minute; more by `-- --minutes N`.
 
-    `-- --power` does that to a hundred changed engines instead: what is wrong in them should be found.
+    `-- --power` does that to about ninety changed engines instead: what is wrong in them should be found.
     """
     session.install("--editable", ".")
     if "--power" in session.posargs:

@@ -614,6 +614,7 @@ for limit, others in options:
 """
 
 
+@pytest.mark.slow
 def test_interrupt_as_any_function_is_called_leaves_nothing_held():
     """A real signal, at the places where Python looks for one."""
     done = subprocess.run([sys.executable, "-c", INTERRUPT], capture_output=True, text=True, check=True, timeout=120)

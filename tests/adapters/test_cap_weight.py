@@ -459,6 +459,7 @@ def model(limit, calls):
             running[n] = weight
 
 
+@pytest.mark.slow
 @given(
     limit=st.sampled_from([1, 2, 5, math.inf]),
     calls=st.lists(

@@ -239,6 +239,7 @@ async def test_worker_that_died_with_exit_code_1_speaks_of_the_main_guard():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["FailFast", "Settle"])
 def test_program_without_a_main_guard_is_told_of_it_in_a_few_lines(tmp_path, policy):
     """And nothing of it runs on in the workers, under any policy."""

@@ -107,6 +107,7 @@ async def test_time_jumping_ahead_lets_none_start_together(mock_clock):
     assert starts.times == [0, 10, 11]
 
 
+@pytest.mark.slow
 async def test_no_drift_over_many_calls(autojump_clock):
     """The k-th start is k intervals after the first, with no sum of rounding errors in it."""
     starts = Starts()
@@ -554,6 +555,7 @@ async def test_wrong_cost_takes_nothing_and_keeps_no_state(autojump_clock):
     assert starts.times == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cost", "count"), [(0.1, 3_000), (0.3, 1_000), (1 / 3, 1_000), (1e-3, 5_000)])
 async def test_no_drift_over_many_small_costs(autojump_clock, cost, count):
     starts = Starts()
@@ -607,6 +609,7 @@ async def test_debt_of_more_seconds_than_a_float_can_hold_is_forever(autojump_cl
     assert scope.cancelled_caught
 
 
+@pytest.mark.slow
 @given(
     rate=st.sampled_from([0.5, 1, 3, 10]),
     burst=st.sampled_from([1, 2, 5, 40]),

@@ -383,6 +383,7 @@ async def test_an_object_that_many_items_raise_has_ten_notes_and_a_count(times, 
     assert notes_of(shared) == [*(f"item {x}" for x in range(10)), *more]
 
 
+@pytest.mark.slow
 @DO_POLICIES
 async def test_notes_do_not_pile_up_on_an_object_that_is_raised_again_and_again(policy):
     """It has those of the first runs, besides the notes of others."""
@@ -434,6 +435,7 @@ async def test_notes_about_other_failures_leave_room_for_the_item_of_an_outer_ru
     assert named == ["item 0", "and 9 more", "item 1", "item 2", "item 3"]
 
 
+@pytest.mark.slow
 async def test_an_object_that_a_thousand_runs_raise_at_once_has_each_note_once():
     shared = ValueError("shared")
 
@@ -869,6 +871,7 @@ async def test_an_object_that_many_steps_raise_is_short(how):
     check_is_short(shared)
 
 
+@pytest.mark.slow
 async def test_an_object_whose_failures_are_handed_over_does_not_grow_without_end():
     """No list of failures shows that it is one object; but no single raise could have made so long a traceback."""
     shared = ConnectionError("lost")

@@ -435,6 +435,7 @@ class Watch:
         self.limiter.total_tokens = 2  # or a run that was paused would never end
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     durations=st.lists(st.integers(0, 9), max_size=12),

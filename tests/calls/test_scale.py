@@ -89,6 +89,7 @@ async def test_thousands_of_workers_take_a_few_steps_each(run, autojump_clock):
     assert steps.count < 25 * 10_000
 
 
+@pytest.mark.slow
 async def test_workers_that_wait_for_a_slice_wake_one_another(autojump_clock):
     """All end their first items together, and together they take longer than a slice."""
 

@@ -641,6 +641,7 @@ def test_programs_have_the_limit_of_open_files_that_was_there_before():
     assert (done.returncode, done.stdout) == (0, b"100\n100\n")
 
 
+@pytest.mark.slow
 def test_results_that_wait_use_up_no_open_files(tmp_path):
     # The first waits for the last; each has more output than is kept in memory for all.
     script = "if [ $0 = 0 ]; then while ! [ -e done ]; do sleep 0.01; done; else head -c 1100000 /dev/zero; fi"
@@ -662,6 +663,7 @@ def test_fan_out_without_a_folder_of_open_files(cli, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_results_that_wait_are_not_all_in_memory(tmp_path):
     script = "if [ $0 = 0 ]; then while ! [ -e done ]; do sleep 0.01; done; fi; "
     script += "head -c 500000 /dev/zero; head -c 500000 /dev/zero >&2; "

@@ -245,6 +245,7 @@ def test_with_k_what_runs_finishes_when_the_log_is_full(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["list", "link", "hard"])
 @pytest.mark.parametrize("options", [["--items", "list"], [], ["-0"]])
 def test_the_log_is_not_the_input(cli, tmp_path, name, options):
@@ -273,6 +274,7 @@ def test_the_log_is_not_the_output(tmp_path, command):
     assert (tmp_path / "log").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_the_input_is_not_the_output(tmp_path):
     (tmp_path / "list").write_text("a\n")
     with (tmp_path / "list").open() as source, (tmp_path / "list").open("ab") as target:
@@ -385,6 +387,7 @@ def test_a_second_signal_does_not_change_the_exit_code(tmp_path):
     assert is_gone(number_in(tmp_path / "began-0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["output", "log"])
 def test_who_asks_twice_does_not_wait_for_a_reader(tmp_path, where):
     os.mkfifo(tmp_path / "p")

@@ -65,6 +65,7 @@ def test_null_items_may_hold_newlines():
     assert split("null", b"a\nb\0c\0d") == ["a\nb", "c", "d"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.binary(max_size=4).filter(lambda item: b"\n" not in item)), st.data())
 def test_lines_come_out_as_they_went_in_however_they_are_cut(lines, data):
     text = b"".join(line + b"\n" for line in lines)
@@ -72,6 +73,7 @@ def test_lines_come_out_as_they_went_in_however_they_are_cut(lines, data):
     assert [item.encode("utf-8", "surrogateescape") for item in split("lines", text, cuts)] == lines
 
 
+@pytest.mark.slow
 @given(st.lists(JSON_VALUES, max_size=4), st.sampled_from([None, 1]), st.booleans(), st.data())
 def test_json_arrays_however_they_are_cut(values, indent, ensure_ascii, data):
     text = json.dumps(values, indent=indent, ensure_ascii=ensure_ascii).encode("utf-8", "surrogatepass")
@@ -79,6 +81,7 @@ def test_json_arrays_however_they_are_cut(values, indent, ensure_ascii, data):
     assert split("json", text, cuts) == list(map(as_argument, json.loads(text.decode("utf-8", "surrogatepass"))))
 
 
+@pytest.mark.slow
 @given(st.lists(JSON_VALUES.filter(lambda value: not isinstance(value, list)), max_size=4), st.data())
 def test_json_lines_however_they_are_cut(values, data):
     text = "".join(json.dumps(value) + "\n" for value in values).encode()

@@ -41,6 +41,7 @@ from trio.testing import MockClock
 PROJECT = Path(__file__).parents[2]
 README = PROJECT / "README.md"
 PAGES = [README, *sorted((PROJECT / "docs").glob("*.md"))]
+LONG = {"beyond", "command", "from-elsewhere", "servers"}  # pages whose blocks take seconds
 
 FENCE = re.compile(r"(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<language>[^`\s]*)")
 PROMPT = re.compile(r"^(>>>|\.\.\.)( .*)?\n", re.MULTILINE)
@@ -112,7 +113,9 @@ def blocks_of(page):
 
 
 def marks(page):
-    return [pytest.mark.dask] if re.search(r"^(from|import) distributed", page.read_text(), re.MULTILINE) else []
+    if re.search(r"^(from|import) distributed", page.read_text(), re.MULTILINE):
+        return [pytest.mark.dask]
+    return [pytest.mark.slow] if page.stem in LONG else []
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.stem, marks=marks(page)) for page in PAGES])

@@ -1,9 +1,10 @@
 """The power of the campaign in tests/orders: it should find the changes to the engine in order_mutants.toml.
 
-    python tests/tools/order_mutants.py [--minutes 0.25] [PART ...]
+    python tests/tools/order_mutants.py [--minutes 2] [PART ...]
 
-Each change is made to a copy of the package, and the campaign is run on that, for a quarter of a minute of CPU time. If
-there are PARTs, only changes that contain one of them are tried, in the name of the file or in the text.
+Each change is made to a copy of the package, and the campaign is run on that, for up to two minutes of CPU time. Most
+are found in a few seconds. If there are PARTs, only changes are tried that contain one of them, in the name of the file
+or in the text.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def find(folder, minutes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=0.25, help="of CPU time for each change (default: 0.25)")
+    parser.add_argument("--minutes", type=float, default=2, help="of CPU time for each change (default: 2)")
     parser.add_argument("parts", nargs="*", metavar="PART")
     args = parser.parse_args()
     mutants = tomllib.loads((HERE / "order_mutants.toml").read_text())["mutant"]
