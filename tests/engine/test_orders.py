@@ -1,6 +1,7 @@
 """Every order of Trio's ready tasks: the explorer, and its campaign of random plans over all calls."""
 
 import tomllib
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,36 @@ def test_random_plans_come_out_right_in_many_orders(seed):
     plans, runs = campaign(seed, lambda: next(left, None) is not None)
     assert plans == 200
     assert runs > 200 * RUNS // 2
+
+
+# What it has found
+
+
+def test_idle_workers_put_their_tokens_back_for_an_item_whose_worker_puts_its_own_back():
+    """After fourteen thousand plans: or three idle workers hold three tokens, and a job waits for one for ever."""
+    variable = ContextVar("variable", default=0)  # a job with another value starts in another step
+
+    async def add():
+        variable.set(3)
+        group.start_soon(trio.lowlevel.checkpoint)
+
+    async def main(control):
+        nonlocal group
+        async with fanout.open_group(limit=4) as group:
+            group.start_soon(trio.sleep, 2)
+            for _ in range(3):
+                group.start_soon(trio.lowlevel.checkpoint)
+            await trio.sleep(1)
+            variable.set(1)
+            adding = group.start_soon(add)
+            variable.set(2)
+            group.start_soon(trio.lowlevel.checkpoint)
+            await control.turn(control.turns + control.choose(4))
+            group.limiter.total_tokens = 3
+            await adding.wait()
+
+    group = None
+    every_order(lambda: main, most=200)
 
 
 CHANGES = Path(__file__).parents[1] / "tools" / "order_mutants.toml"

@@ -115,8 +115,6 @@ class Tokens:
         At least one checkpoint. It is called right after the item was taken, so that the queue has the order of the
         items.
         """
-        if self.waiting:
-            self.put_back(task)  # an earlier item may be waiting for this token
         entry = self.waiting[index] = _Waiting(item)
         with entry.scope:
             if self.holds(task):

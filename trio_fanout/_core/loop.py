@@ -171,6 +171,8 @@ class Loop(Generic[T, R]):
 
     async def _wait_to_start(self, task: Task, index: int, item: T) -> bool:
         """Wait for a token, and until the items before this one have started. False if it is not to be started."""
+        if self._tokens.waiting:
+            self._tokens.put_back(task)  # an earlier item may be waiting for this token
         if not self._tokens.shared and not self._tokens.holds(task) and self._crew.idle:
             # Idle workers hold tokens that this item needs. Once they are awake, more workers are awake than the limit
             # allows: the first to look exits, and puts its token back.
