@@ -61,9 +61,10 @@ def cap(
         pages = await fanout.map(fetch, urls, limit=1_000)
 
     Calls get their tokens in the order in which they were made; with a `key`, in that order for each key. The bound
-    holds over all calls of the function that this returns, from whatever task. Each Trio run has a bound of its own.
+    holds over all calls of the function that this returns, from any task. Each Trio run has a bound of its own.
 
-    **Weight**: with `weight`, the calls that run weigh at most `limit` together: two large files, or twenty small ones.
+    **Weight**: with `weight`, the calls that are running weigh at most `limit` in total: two large files, or twenty
+    small ones.
     Weights are added up as floats, but without the drift of a long sum: ten times 0.1 fits into 1. A call that is
     heavier than `limit` runs alone. A light call never overtakes a heavy one, and one that weighs 0 waits its turn,
     too. So a heavy call is not kept waiting forever, and while it waits, part of the limit may go unused.
@@ -76,11 +77,12 @@ def cap(
     5681.) If the server named a time, no call gets a token before it has passed, and the calls that waited then start
     within the cap, not all at once. The refused call fails all the same: retrying is up to the retries outside.
 
-    Three cuts in a row, without a success in between, are a *block*: the server is down, or its minute is used up. The
-    cap is then 1, and calls start ever farther apart: after 1 second, then 2, 4 and 8, or an eighth of the time that
-    the block has lasted, if that is longer. The first success ends the block. If it is the first of all, the cap
-    doubles again, as at first. Retries need enough attempts, and a long enough wait between them, to last until then.
-    If a server counts requests by the second or the minute, and you know the number, use `throttle`.
+    Three cuts in a row, without a success in between, are a *block*: the server is down, or what it allows in a minute
+    is used up. The cap is then 1, and calls start ever farther apart: after 1 second, then 2, 4 and 8, or an eighth of
+    the time that the block has lasted, if that is longer. The first success ends the block. If it is the first success
+    of all, the cap doubles again, as at first. Retries need enough attempts, and a long enough wait between them, to
+    last until the block ends. If a server counts requests by the second or the minute, and you know the number, use
+    `throttle`.
 
     **Cancellation**: a call that is cancelled while it waits uses up nothing, and those behind it move up. However a
     call ends, its token is put back. The wait is part of the call, so an `item_timeout` includes it. A time limit for
@@ -91,8 +93,8 @@ def cap(
         limit: how many calls may run at once: an int of 1 or more, `math.inf`, or, without a `key` or a `weight`, a
             `trio.CapacityLimiter` to share. With `overloaded`, its `total_tokens` are lowered to 10 by the first call,
             and follow the cap: all who use the limiter are slowed down together. Whatever you assign to `total_tokens`
-            is the cap immediately, and the most it grows to; 0 pauses the calls. It also ends a block, when the next
-            call starts or ends.
+            becomes the cap immediately, and is the most that the cap grows to; 0 pauses the calls. Assigning to it also
+            ends a block, when the next call starts or ends.
         key: a function that is not async. It is called with the arguments of each call, in its task, and returns
             something hashable, such as the host of a URL. Each key has a limit and a cap of its own, and costs memory
             only while a call holds or awaits its tokens, and while a server is to be left alone.

@@ -47,7 +47,7 @@ def _check_bool(_: object, field: attrs.Attribute[bool], value: object) -> None:
 
 
 def _can_be_names(needs: object) -> bool:
-    """Whether it has an order, which a set has not (but the keys of a dict), and is not a single name."""
+    """Whether it has an order, which a set does not (but the keys of a dict do), and is not a single name."""
     if isinstance(needs, AbstractSet) and not isinstance(needs, Reversible):
         return False
     return isinstance(needs, Iterable) and not isinstance(needs, (str, bytes))
@@ -137,7 +137,7 @@ async def run_graph(
     Raises:
         Exception: under `FailFast`, the failure of the step that comes first in the mapping, unwrapped.
         FanOutError: under `Collect`, if any step failed.
-        graphlib.CycleError: before anything starts, if steps need each other in a circle, with the circle in it.
+        graphlib.CycleError: before anything starts, if steps need each other in a cycle, with the cycle in it.
         ValueError: before anything starts, if a step needs one that does not exist, or an argument is out of range.
         TypeError: an argument is of the wrong type, or the function of a step is not async.
         RuntimeError: the task holds a token of `limit`, as for `map`.
@@ -271,7 +271,7 @@ class _Graph(Source[int]):
             self._add_ready(index)
 
     def failed(self, ticket: int, item: int, exc: Exception, /, *, secondary: bool) -> str | None:
-        """Keep the failure, skip the steps that depend on it, and add those that do with it as with a result."""
+        """Keep the failure, skip the steps that depend on it, and add the settled ones, which get it as a result."""
         index = self.started[ticket]
         self._ended += 1
         reason = self._ledger.failed(index, item, exc, secondary=secondary)

@@ -67,7 +67,7 @@ def open_group(
         RuntimeError: on entry, if the task holds a token of `limit`, as for `map`.
 
     **Cancellation** of the block cancels the jobs, and those that are queued are dropped. Under `FailFast` and
-    `Collect` a failure is raised in its place. `Group.cancel_scope` cancels the group alone.
+    `Collect` a failure is raised instead of the cancellation. `Group.cancel_scope` cancels the group alone.
 
     Example::
 
@@ -171,9 +171,9 @@ class Handle(Generic[R_co], metaclass=NoPublicConstructor):
     async def wait(self) -> None:
         """Wait until the job is done, however it ended. It raises nothing on account of the job.
 
-        A job that waits for another one holds its own place in the limit meanwhile: at ``limit=1`` that is a deadlock,
-        and so it is at any limit when all places are taken by jobs that wait. If shielded, it goes on waiting even when
-        the group is cancelled. Cancelling the wait does nothing to the job.
+        A job that waits for another one keeps its own slot meanwhile: at ``limit=1`` that is a deadlock, and at any
+        limit it is one when all slots are taken by jobs that wait. If the wait is shielded, it goes on even when the
+        group is cancelled. Cancelling the wait does nothing to the job.
         """
         if self._job.done:
             await trio.lowlevel.checkpoint()
@@ -333,8 +333,8 @@ class Group(metaclass=NoPublicConstructor):
     def start_soon(self, fn: Callable[[Unpack[Ts]], Awaitable[R]], *args: *Ts) -> Handle[R]:
         """Queue a job, and return immediately.
 
-        The job sees the context variables as they are now, and starts when those before it have and there is room. It
-        may be called from the block and from inside jobs.
+        The job sees the context variables as they are now, and starts when the jobs before it have started and there is
+        room. This method may be called from the block and from inside jobs.
 
         Args:
             fn: an async function.
@@ -360,7 +360,7 @@ class Group(metaclass=NoPublicConstructor):
         return handle
 
     def stop(self) -> None:
-        """Start no further job. Jobs that run finish.
+        """Start no more jobs. Jobs that are running finish.
 
         Jobs that are queued, wait for a token or are submitted afterwards never start. Their handles end as cancelled,
         immediately. The block is not cancelled. Failures of the jobs that run are raised as the policy says.

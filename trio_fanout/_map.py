@@ -65,10 +65,10 @@ async def map(
 
     Args:
         fn: an async function of one item. It may also be a plain function that returns something to await.
-        items: an iterable or an async iterable; an object that is both is treated as async. It is read lazily: never
-            more than `limit` items are taken and unfinished, and they start in its order. An async iterable is read in
-            the calling task, and an async generator is closed there when the call ends early. So is a plain generator.
-            Other iterators belong to the caller and are left open.
+        items: an iterable or an async iterable; an object that is both is treated as async. It is read lazily: there
+            are never more than `limit` items taken and unfinished, and they start in its order. An async iterable is
+            read in the calling task, and an async generator is closed there when the call ends early. A plain generator
+            is closed then, too. Other iterators belong to the caller and are left open.
         limit: how many items may run at once: an int of 1 or more, `math.inf`, or a `trio.CapacityLimiter` to share.
             Defaults to 40. A number makes a limiter that lives as long as the call. With a shared limiter, each running
             item holds one token, borrowed by the task that runs it; items queue for tokens first come, first served,
@@ -192,7 +192,7 @@ async def fan_out(
         item_timeout: as for `map`, for each function.
 
     Returns:
-        What `map` does, where ``result[i]`` belongs to ``fns[i]``.
+        What `map` returns, where ``result[i]`` belongs to ``fns[i]``.
 
     Raises:
         Exception, FanOutError, TypeError, ValueError, RuntimeError: as for `map`.

@@ -94,9 +94,10 @@ class Meter:
     their calls together. It keeps nothing of a call that has ended. It costs about 1 µs per call.
 
     Args:
-        on_end: a function that is not async, called with an `Ended` as each call ends, in its task, after the call was
-            counted and left `running`. Its return value is ignored. If it raises, the call raises that, with the call's
-            own error as the context, even if the call was cancelled or succeeded. Ctrl-C is held back while it runs.
+        on_end: a function that is not async, called with an `Ended` as each call ends, in its task, after the call has
+            been counted and is no longer in `running`. Its return value is ignored. If it raises, the call raises that,
+            with the call's own error as the context, even if the call was cancelled or succeeded. Ctrl-C is held back
+            while it runs.
 
     Raises:
         TypeError: immediately, if `on_end` cannot be called, or is async.
@@ -219,7 +220,7 @@ class Meter:
         return [Running(args, started, task) for args, started, task, _ in list(self._calls.values())]
 
     def statistics(self) -> MeterStatistics:
-        """Return how many calls there have been and how they ended. May be called from anywhere, as `running`."""
+        """Return how many calls there have been and how they ended. May be called from anywhere, like `running`."""
         started, succeeded, failed, cancelled = self._started, self._succeeded, self._failed, self._cancelled
         return MeterStatistics(
             started=started,

@@ -117,7 +117,8 @@ def stream(
         Exception: from reading, the failure or what `items` raised; on leaving, if it was not raised by then and the
             block raises nothing itself.
 
-    **Cancellation** of the block cancels the items. A failure that was never handed over is raised instead.
+    **Cancellation** of the block cancels the items. A failure that was never handed over is raised instead of the
+    cancellation.
 
     Example::
 

@@ -36,7 +36,7 @@ def throttle(
 
     The calls are spaced evenly, ``per / rate`` seconds apart. The first starts immediately. Unused time is saved up, so
     that up to `burst` calls may start back to back after a pause; with ``burst=1`` none is saved. This is the generic
-    cell rate algorithm (ITU-T Recommendation I.371, in its form of virtual scheduling), by Trio's clock.
+    cell rate algorithm (ITU-T Recommendation I.371, in its virtual scheduling form), on Trio's clock.
 
     The bound holds over all calls of the function that this returns, from whatever task; they start in the order in
     which they were made. With a `key`, it holds for each key by itself, and so does the order. Each Trio run has a
@@ -47,7 +47,7 @@ def throttle(
     the rows of a database. A call starts when as many units as it costs have been saved up. One that costs more than
     `burst` starts when all of `burst` has been saved up; the rest is a debt, which the calls after it wait for. Even a
     call that costs 0 waits in line, and until the debt is paid. In any window of ``w`` seconds, the calls that start
-    cost at most ``rate * w / per``, and `burst` or the largest cost, whichever is more. The sum is exact: the times do
+    cost at most ``rate * w / per`` plus `burst` or the largest cost, whichever is more. The sum is exact: the times do
     not drift, however many calls there are.
 
     **Cancellation**: a call that is cancelled while it waits uses up nothing, and those behind it move up. The wait is

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Work = Callable[[], Awaitable[None]]
 
 MAX_COMING: Final = 64
-"""How many workers may be coming at a time, at the start of a run, of jobs, and after a wait for tokens.
+"""How many workers may be coming at a time: at the start of a run, when jobs are queued, and after a wait for tokens.
 
 A worker that takes an item allows as many as there are unfinished items. So they double, and thousands are running
 within a few turns of Trio's loop. If all of them were started in one go, other tasks would have to wait, and functions
@@ -60,7 +60,7 @@ class Crew:
     - *coming* workers, *awake* less *unfinished*: those that are awake and have no item. Each will soon look for an
       item, or exit.
 
-    To start a worker for each item that is ready, less those that are coming, never starts too few. It starts too many
+    Starting a worker for each item that is ready, less those that are coming, never starts too few. It starts too many
     where a worker that has just finished takes an item that another one is coming for. That one finds nothing, and
     idles or exits. One too many is cheap, one too few would hang.
     """

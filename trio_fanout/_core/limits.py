@@ -65,8 +65,8 @@ class _Waiting:
 class Tokens:
     """The tokens of one run, and the queue of the items that were taken and cannot start yet.
 
-    Of a shared limiter each item has a token while it runs. A limiter of the run's own is its workers' alone, so a
-    worker keeps its token from item to item, unless there are more out than the limiter has.
+    With a shared limiter, each item has a token while it runs. A limiter of the run's own is used by its workers alone,
+    so a worker keeps its token from item to item, unless more tokens are out than the limiter has.
     """
 
     __slots__ = ("_borrowers", "limiter", "never_started", "overdrawn", "shared", "total", "waiting")
@@ -133,7 +133,7 @@ class Tokens:
         return True
 
     def withdraw(self, index: int) -> bool:
-        """Take an item out of the queue, as its wait was cancelled. False if it was turned away before."""
+        """Take an item out of the queue, because its wait was cancelled. False if it was turned away before."""
         if self.waiting.pop(index, None) is None:
             return False
         self.never_started.add(index)
