@@ -101,14 +101,14 @@ async def test_so_is_a_stream(make, shared, autojump_clock):
     assert now == [8, 2, 0, 0, 3, 8]
 
 
-async def test_after_a_pause_one_token_lets_one_item_run_whatever_idle_workers_hold(autojump_clock):
+async def test_after_a_pause_one_token_lets_one_item_run(autojump_clock):
     work = Work()
     async with fanout.open_group(limit=5) as group:
         for n in range(5):
             group.start_soon(work, n)
         await trio.sleep(2)
         assert group.statistics() == fanout.GroupStatistics(queued=0, running=0)
-        assert group.limiter.borrowed_tokens == 5  # idle workers may keep them
+        assert group.limiter.borrowed_tokens == 0
         group.limiter.total_tokens = 0
         handles = [group.start_soon(work, n) for n in range(3)]
         await trio.sleep(5)
@@ -167,7 +167,8 @@ async def test_a_thousand_workers_are_there_within_a_few_turns(autojump_clock):
         group.cancel_scope.cancel()
 
 
-async def test_jobs_with_contexts_of_their_own_take_as_many_steps_at_any_limit(autojump_clock):
+@pytest.mark.parametrize("idle", [False, True], ids=["", "idle workers"])
+async def test_jobs_with_contexts_of_their_own_take_as_many_steps_at_any_limit(idle, autojump_clock):
     import contextvars  # noqa: PLC0415
 
     var = contextvars.ContextVar("var")
@@ -187,11 +188,16 @@ async def test_jobs_with_contexts_of_their_own_take_as_many_steps_at_any_limit(a
     for limit in (10, 500):
         began = []
         instrument = Steps()
-        trio.lowlevel.add_instrument(instrument)
         async with fanout.open_group(limit=limit) as group:
+            for _ in range(limit * idle):
+                group.start_soon(trio.lowlevel.checkpoint)
+            await trio.testing.wait_all_tasks_blocked()
+            trio.lowlevel.add_instrument(instrument)
             for n in range(1000):
                 var.set(n)
                 group.start_soon(job, n)
+                if n % 3 == 0:
+                    await trio.testing.wait_all_tasks_blocked()
         trio.lowlevel.remove_instrument(instrument)
         steps[limit] = instrument.count / 1000
         assert began == list(range(1000))
@@ -224,6 +230,44 @@ async def test_a_token_of_its_own_limiter_that_the_user_holds_stops_no_item_behi
         assert work.gauge.began == [0, 1, 2, 3]
         assert work.gauge.now == 1
     assert work.gauge.began == list(range(6))
+
+
+async def test_a_token_of_its_own_limiter_that_the_user_holds_stops_not_even_the_last_item(autojump_clock):
+    """No idle worker keeps a token that an item waits for."""
+    async with fanout.open_group(limit=2) as group, group.limiter:
+        group.start_soon(trio.sleep, 1)
+        await group.start_soon(trio.sleep, 1).wait()
+    assert trio.current_time() == 2
+
+
+async def test_while_nothing_runs_all_tokens_of_its_own_limiter_are_free(autojump_clock):
+    async with fanout.open_group(limit=1) as group, fanout.open_group(limit=group.limiter) as other:
+        for _ in range(2):
+            await group.start_soon(trio.sleep, 1).wait()
+            await other.start_soon(trio.sleep, 1).wait()
+            async with group.limiter:
+                pass
+    async with fanout.stream(trio.sleep, [1] * 3, limit=1, buffer=0) as results:
+        await trio.sleep(5)  # the window is full
+        await fanout.map(trio.sleep, [1], limit=results.limiter)
+        assert [index async for index, _, _ in results] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("raised_between", [False, True])
+async def test_the_tokens_that_the_user_holds_count_when_the_limit_is_lowered(raised_between, autojump_clock):
+    async def first():
+        await trio.sleep(1)
+        group.start_soon(trio.sleep, 1)
+
+    async with fanout.open_group(limit=1 if raised_between else 2) as group:
+        group.start_soon(first)
+        await trio.sleep(0.5)
+        group.limiter.total_tokens = 2
+        async with group.limiter:
+            group.limiter.total_tokens = 1
+            await trio.sleep(1)
+            assert group.limiter.borrowed_tokens == 1
+            assert group.statistics() == fanout.GroupStatistics(queued=1, running=0)
 
 
 async def test_a_failure_inside_of_a_scope_that_the_item_left_open_is_no_consequence(autojump_clock):

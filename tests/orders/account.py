@@ -147,11 +147,16 @@ class Account:
     @property
     def others(self):
         """How many tokens outsiders hold."""
-        return len(self.outsiders & set(self.limiter.statistics().borrowers)) if self.outsiders else 0
+        return len(self.outsiders & set(self.seen_limiter.statistics().borrowers)) if self.outsiders else 0
+
+    @property
+    def seen_limiter(self):
+        """The limiter that others can see, or None: the one that it shares, or that the block shows."""
+        return self.limiter or (self.handle and self.handle.limiter)
 
     def change(self, tokens):
         """Change how many tokens there are."""
-        limiter = self.limiter or (self.handle and self.handle.limiter)
+        limiter = self.seen_limiter
         if limiter:
             limiter.total_tokens = tokens
             self.limits.append((self.control.now, tokens))
@@ -362,7 +367,7 @@ class Account:
 
     def check_tokens(self, items=()):
         """Nobody but these items and outsiders holds a token, and nobody but outsiders waits for one."""
-        limiter = self.limiter or (self.handle and self.handle.limiter)
+        limiter = self.seen_limiter
         if limiter:
             held, waiting, others = limiter.borrowed_tokens, limiter.statistics().tasks_waiting, self.others
             self.check(held == len(items) + others, f"{held} tokens are borrowed, {others} by others")

@@ -92,10 +92,13 @@ def acts(account, scope):
     async def borrow(when, seconds):
         await at(when)
         await trio.lowlevel.checkpoint_if_cancelled()
+        limiter = account.seen_limiter
+        if limiter is None:  # the block has not begun
+            return
         task = trio.lowlevel.current_task()
         account.outsiders.add(task)
         try:
-            async with account.limiter:
+            async with limiter:
                 await pause(seconds)
         finally:
             account.outsiders.remove(task)

@@ -51,7 +51,7 @@ def random_plan(chance):
         plan |= random_end(chance, call)
     if (plan["shared"] or has_block) and chance.one_in(2):
         plan["changes"] = random_changes(chance)
-    if plan["shared"] and chance.one_in(2):
+    if (plan["shared"] or has_block) and chance.one_in(2):
         plan["borrows"] = tuple((chance.when(), chance.wait()) for _ in range(chance.randint(1, 2)))
     return Plan(call, **plan)
 

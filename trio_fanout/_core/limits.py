@@ -66,10 +66,11 @@ class Tokens:
     """The tokens of one run, and the queue of the items that were taken and cannot start yet.
 
     With a shared limiter, each item has a token while it runs. A limiter of the run's own is used by its workers alone,
-    so a worker keeps its token from item to item, unless more tokens are out than the limiter has.
+    so a worker keeps its token from item to item, unless more tokens are out than the limiter has. But the user may see
+    the limiter, and hold tokens of it, or wait for one. So an idle worker holds none.
     """
 
-    __slots__ = ("_borrowers", "limiter", "never_started", "overdrawn", "shared", "total", "waiting")
+    __slots__ = ("_borrowers", "limiter", "never_started", "shared", "total", "waiting")
 
     def __init__(self, limit: float | trio.CapacityLimiter) -> None:
         self.shared: bool = isinstance(limit, trio.CapacityLimiter)
@@ -77,7 +78,6 @@ class Tokens:
             limit if isinstance(limit, trio.CapacityLimiter) else trio.CapacityLimiter(limit)
         )
         self.total: float = self.limiter.total_tokens  # as of the last `look`
-        self.overdrawn: bool = False  # workers hold more tokens than that
         self._borrowers: set[Task] = set()  # the workers that hold a token
         # The queue, in order, by index. Ordered by class, as the first entry of a plain dict is behind the holes of all
         # that were deleted before it.
@@ -93,7 +93,6 @@ class Tokens:
     def look(self) -> None:
         """Look how many tokens there are now."""
         self.total = self.limiter.total_tokens
-        self.overdrawn = self.total < len(self._borrowers)
 
     def holds(self, task: Task) -> bool:
         """Whether `task` holds a token."""
@@ -122,7 +121,6 @@ class Tokens:
             else:
                 await self.limiter.acquire()
                 self._borrowers.add(task)
-                self.overdrawn = self.total < len(self._borrowers)  # tokens may have come and gone since the last look
             # Trio may resume workers that got tokens in the same turn in any order: each lets the next one go. The
             # queue is empty if all were turned away.
             if next(iter(self.waiting), index) != index:
@@ -160,4 +158,3 @@ class Tokens:
             return
         self._borrowers.remove(task)
         self.limiter.release_on_behalf_of(task)
-        self.overdrawn = self.total < len(self._borrowers)

@@ -89,10 +89,10 @@ class Loop(Generic[T, R]):
                         # worker would never notice that its own run is cancelled.
                         await trio.lowlevel.checkpoint_if_cancelled()
                     end = slice_.end
-                if limit_changes and (tokens.overdrawn or limiter.total_tokens != tokens.total):
+                if limit_changes and (limiter.total_tokens != tokens.total or limiter.borrowed_tokens > tokens.total):
                     crew.follow_limit()
-                    if tokens.overdrawn:
-                        tokens.put_back(task)  # which a worker that was idle may hold, too
+                    if limiter.borrowed_tokens > tokens.total:
+                        tokens.put_back(task)
                     has_token = tokens.holds(task)
                     starts_at_once = has_token and context_of is None
                 # Too many are awake: the limit is lower than it was, or the run has ended. The first comparison saves
@@ -107,6 +107,9 @@ class Loop(Generic[T, R]):
                         return
                     if context_of is not None:
                         task.context = context.copy()  # an idle worker keeps nothing alive that an item has set
+                    if limit_changes:  # an item may wait for this token, or somebody who can see the limiter
+                        tokens.put_back(task)
+                        has_token = starts_at_once = False
                     source.wake_feeder()
                     await idle.park()
                     continue
@@ -173,10 +176,6 @@ class Loop(Generic[T, R]):
         """Wait for a token, and until the items before this one have started. False if it is not to be started."""
         if self._tokens.waiting:
             self._tokens.put_back(task)  # an earlier item may be waiting for this token
-        if not self._tokens.shared and not self._tokens.holds(task) and self._crew.idle:
-            # Idle workers hold tokens that this item needs. Once they are awake, more workers are awake than the limit
-            # allows: the first to look exits, and puts its token back.
-            self._crew.idle.unpark_all()
         try:
             started = await self._tokens.wait(task, index, item)
         except BaseException:

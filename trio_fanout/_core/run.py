@@ -26,11 +26,11 @@ The life of a worker, as `Loop._work` has it::
 (unless as many as are allowed are running) or that has waited for a token, by whatever puts an item into a queue, and
 by a stream whose reader has made room for another item. In addition, a worker that cannot be used again is replaced.
 
-**Who wakes whom.** Idle workers are woken by `Crew.wake_or_start`. All of them are woken at the end of the run, and
-when another worker waits for a token that one of them may hold. The task that reads an async source (`feed`) is woken
-by a worker that has found no item or taken one, and by whatever makes room: a result that was read, a limit that rises,
-the end. An item that waits for a token is woken by the limiter, and then by the item before it (`Tokens`). A task that
-waits for its slice of time is woken by one that has waited before it (`Slice`).
+**Who wakes whom.** Idle workers are woken by `Crew.wake_or_start`, and all of them at the end of the run. The task that
+reads an async source (`feed`) is woken by a worker that has found no item or taken one, and by whatever makes room: a
+result that was read, a limit that rises, the end. An item that waits for a token is woken by the limiter, and then by
+the item before it (`Tokens`). A task that waits for its slice of time is woken by one that has waited before it
+(`Slice`).
 
 **What ends a run.** Its source is exhausted, its owner stops it, or something cancels it (`End`). The first of these is
 kept, and no more items are taken. Workers exit when they next look.
