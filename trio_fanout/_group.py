@@ -326,7 +326,8 @@ class Group(metaclass=NoPublicConstructor):
         """The `trio.CapacityLimiter` that drives the group, which is the one that was passed, or its own.
 
         Changing its `total_tokens` slows the group down or speeds it up while it runs, at the latest when the next job
-        finishes; 0 pauses it.
+        finishes; 0 pauses it. To share tokens with other tasks, pass a limiter: on its own one, a group may keep a
+        token from job to job, and others wait until it finds none.
         """
         return self._limiter
 

@@ -296,7 +296,8 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
         """The `trio.CapacityLimiter` that drives the stream, which is the one that was passed, or its own.
 
         Changing its `total_tokens` slows the stream down or speeds it up while it runs, at the latest when the next
-        item finishes; 0 pauses it.
+        item finishes or the next result is received; 0 pauses it. To share tokens with other tasks, pass a limiter: on
+        its own one, a stream may keep a token from item to item, and others wait until it finds none.
         """
         return self._limiter
 
