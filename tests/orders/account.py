@@ -317,8 +317,9 @@ class Account:
 
     def idle(self):
         """Nothing is forgotten while there is work and room, and nothing still waits when there is no work."""
+        self.check_tokens(self.running)
         if self.over:
-            self.check_tokens(self.running)
+            self.check_line()
         if self.ends_early():
             return
         total = min(self.least, self.total) if self.running else self.total
@@ -358,6 +359,7 @@ class Account:
             self.check(task.child_nurseries == nurseries and not self.running and not self.children, "tasks are left")
             self.check(SETTING.get() == self.setting, "the caller's variable has changed")
             self.check_tokens()
+            self.check_line()
             prompt = self.control.now <= max(self.cancelled_at, self.last_end) + SOON
             self.check(prompt, "the cancellation was not prompt")
             if not self.unclear:
@@ -366,11 +368,15 @@ class Account:
         return value
 
     def check_tokens(self, items=()):
-        """Nobody but these items and outsiders holds a token, and nobody but outsiders waits for one."""
-        limiter = self.seen_limiter
-        if limiter:
-            held, waiting, others = limiter.borrowed_tokens, limiter.statistics().tasks_waiting, self.others
+        """Nobody but these items and outsiders holds a token."""
+        if self.seen_limiter:
+            held, others = self.seen_limiter.borrowed_tokens, self.others
             self.check(held == len(items) + others, f"{held} tokens are borrowed, {others} by others")
+
+    def check_line(self):
+        """Nobody but outsiders waits for a token."""
+        if self.seen_limiter:
+            waiting, others = self.seen_limiter.statistics().tasks_waiting, self.others
             self.check(waiting == len(self.outsiders) - others, f"{waiting} wait for a token")
 
     # What must come of it
