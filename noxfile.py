@@ -32,7 +32,7 @@ DOCS = nox.project.dependency_groups(PROJECT, "docs")
 WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
 
 EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
-QUICK = "not dask and not slow"  # the sessions `coverage` and `dask` run the others
+QUICK = "not dask and not slow"  # the sessions `slow` and `dask` run the others
 # A process for each CPU. An idle one takes over tests that wait for another.
 PARALLEL = ["-n", "auto", "--dist", "worksteal"]
 
@@ -47,8 +47,8 @@ def plan(session: nox.Session) -> None:
 @nox.session(venv_backend="none", tags=["full"])
 def plan_full(session: nox.Session) -> None:
     """Says what `nox -t full` does, and how long it takes."""
-    session.log("All tests with coverage; the quick ones on other Pythons, with the oldest dependencies, and")
-    session.log("from the wheel; Dask, documentation, benchmarks: about 15 minutes on two CPUs.")
+    session.log("The quick tests with coverage, on other Pythons, with the oldest dependencies, and from the wheel;")
+    session.log("slow tests, Dask, documentation, benchmarks: about 15 minutes on two CPUs.")
 
 
 @nox.session
@@ -89,12 +89,19 @@ def _floor(requirement: str) -> str | None:
 
 
 @nox.session(tags=["full"])
+def slow(session: nox.Session) -> None:
+    """The slow tests."""
+    session.install(f".[{EXTRAS}]", *TESTS)
+    session.run("pytest", *PARALLEL, "-m", "slow and not dask", *session.posargs)
+
+
+@nox.session(tags=["full"])
 def coverage(session: nox.Session) -> None:
-    """All tests, quick and slow, but those of Dask: they must run every line and branch of the package."""
+    """The quick tests must run every line and branch of the package."""
     # Installed in place, so that subprocesses and the report name the same files.
     session.install("--editable", f".[{EXTRAS}]", *TESTS)
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *PARALLEL, "-m", "not dask", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *PARALLEL, "-m", QUICK, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
