@@ -871,7 +871,6 @@ async def test_an_object_that_many_steps_raise_is_short(how):
     check_is_short(shared)
 
 
-@pytest.mark.slow
 async def test_an_object_whose_failures_are_handed_over_does_not_grow_without_end():
     """No list of failures shows that it is one object; but no single raise could have made so long a traceback."""
     shared = ConnectionError("lost")
