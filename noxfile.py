@@ -68,7 +68,7 @@ def tests_on(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0], tags=["full"])
 def tests_oldest(session: nox.Session) -> None:
-    """The quick tests, with coverage, and with the oldest version of everything that pyproject.toml sets a floor for."""
+    """The quick tests, with the oldest version of everything that pyproject.toml sets a floor for."""
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [
         *PROJECT["project"]["dependencies"],
@@ -77,7 +77,8 @@ def tests_oldest(session: nox.Session) -> None:
     ]
     constraints = Path(session.create_tmp()) / "oldest.txt"
     constraints.write_text("".join(f"{line}\n" for line in map(_floor, wanted) if line))
-    measure(session, "--constraint", str(constraints))
+    session.install(f".[{EXTRAS}]", *TESTS, "--constraint", str(constraints))
+    session.run("pytest", *PARALLEL, "-m", QUICK, *session.posargs)
 
 
 def _floor(requirement: str) -> str | None:
@@ -94,16 +95,11 @@ def slow(session: nox.Session) -> None:
     session.run("pytest", *PARALLEL, "-m", "slow and not dask", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["full"])
 def coverage(session: nox.Session) -> None:
-    """The quick tests must run every line and branch of the package. In a full run, `tests_oldest` sees to it."""
-    measure(session)
-
-
-def measure(session: nox.Session, *options: str) -> None:
-    """Run the quick tests with coverage; the options are pip's."""
+    """The quick tests must run every line and branch of the package."""
     # Installed in place, so that subprocesses and the report name the same files.
-    session.install("--editable", f".[{EXTRAS}]", *TESTS, *options)
+    session.install("--editable", f".[{EXTRAS}]", *TESTS)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *PARALLEL, "-m", QUICK, *session.posargs)
     session.run("coverage", "combine", "--quiet")
