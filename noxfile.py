@@ -58,15 +58,15 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *PARALLEL, "-m", QUICK, *session.posargs)
 
 
-# In a full run, `tests_oldest` runs the suite on the first Python, and `wheel` on the second.
+# In a full run, `coverage` runs the suite on this Python, `tests_oldest` on the second, and `wheel` on the third.
 @nox.session
-@nox.parametrize("python", [nox.param(python, tags=["full"] if python in PYTHONS[2:] else []) for python in PYTHONS])
+@nox.parametrize("python", [nox.param(python, tags=["full"] if python in PYTHONS[3:] else []) for python in PYTHONS])
 def tests_on(session: nox.Session) -> None:
     """The quick tests, on a Python of your choice."""
     tests(session)
 
 
-@nox.session(python=PYTHONS[0], tags=["full"])
+@nox.session(python=PYTHONS[1], tags=["full"])
 def tests_oldest(session: nox.Session) -> None:
     """The quick tests, with the oldest version of everything that pyproject.toml sets a floor for."""
     extras = PROJECT["project"]["optional-dependencies"]
@@ -187,7 +187,7 @@ def orders(session: nox.Session) -> None:
         session.run("python", "-m", "orders", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
-@nox.session(python=PYTHONS[1], tags=["full"])
+@nox.session(python=PYTHONS[2], tags=["full"])
 def wheel(session: nox.Session) -> None:
     """What is published: the wheel by itself, then with the quick tests from the source distribution."""
     tmp = Path(session.create_tmp()).resolve()
