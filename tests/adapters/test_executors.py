@@ -712,7 +712,12 @@ def test_failure_to_submit_after_the_run_has_ended_is_lost(capfd):
     assert capfd.readouterr().err == ""
 
 
-async def test_cancel_that_raises_is_logged_and_the_call_waited_for(caplog):
+def no_threads(*args):
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("starts", [True, False], ids=["in a thread", "where none can be started"])
+async def test_cancel_that_raises_is_logged_and_the_call_waited_for(starts, monkeypatch, caplog):
     class Uncancellable(Future):
         def cancel(self):
             raise OSError("no route to the scheduler")
@@ -728,17 +733,15 @@ async def test_cancel_that_raises_is_logged_and_the_call_waited_for(caplog):
         fn = in_executor(pool, square)
         nursery.start_soon(call, fn)
         await pool.submitted(1)
+        if not starts:
+            monkeypatch.setattr(trio.lowlevel, "start_thread_soon", no_threads)
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
-            while not caplog.records:
+            while not caplog.records:  # the future may still be on its way here
                 await trio.lowlevel.checkpoint()
         pool.futures[0].set_result(9)
     assert results == [9]
     assert "no route to the scheduler" in caplog.text
-
-
-def no_threads(*args):
-    raise RuntimeError("can't start new thread")
 
 
 @pytest.mark.parametrize("abandon_on_cancel", [False, True])
@@ -760,25 +763,6 @@ async def test_cancelled_when_no_thread_can_be_started(abandon_on_cancel, monkey
         assert nursery.cancel_scope.cancelled_caught
         await finished(pool.futures[-1])
         assert pool.futures[-1].cancelled()
-
-
-async def test_cancelled_when_no_thread_can_be_started_and_cancel_raises(monkeypatch, caplog):
-    class Uncancellable(Future):
-        def cancel(self):
-            raise OSError("no route to the scheduler")
-
-    pool = ByHand()
-    pool.new_future = Uncancellable
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(in_executor(pool, square), 3)
-        await pool.submitted(1)
-        monkeypatch.setattr(trio.lowlevel, "start_thread_soon", no_threads)
-        nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):
-            while not caplog.records:  # the future may still be on its way here
-                await trio.lowlevel.checkpoint()
-        pool.futures[0].set_result(9)
-    assert "no route to the scheduler" in caplog.text
 
 
 async def test_no_thread_to_submit_in_is_one_calls_failure(monkeypatch):

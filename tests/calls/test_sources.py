@@ -794,27 +794,28 @@ async def test_a_source_may_stop_its_own_stream(ordered, autojump_clock):
         assert [value async for _, _, value in results] == [0, 2]
 
 
+async def in_a_nursery(closed, *, nested=False):
+    """Hold a nursery open around the items, and note when they are closed."""
+    async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
+        if nested:
+            await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(trio.sleep_forever)
+        try:
+            for x in range(100):
+                yield x
+        finally:
+            closed.append(True)
+
+
 @pytest.mark.parametrize("nested", [False, True])
 async def test_a_source_that_holds_a_nursery_and_is_left_early_hides_no_failure(nested, autojump_clock):
     """The nursery wraps the GeneratorExit by which the source is closed in a group."""
     closed = []
-
-    async def source():
-        async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
-            if nested:
-                await stack.enter_async_context(trio.open_nursery())
-            nursery.start_soon(trio.sleep_forever)
-            try:
-                for x in range(100):
-                    yield x
-            finally:
-                closed.append(True)
-
     with nothing_left(), pytest.raises(ValueError, match="failed") as raised:
-        await fanout.map(fail_at_3, source(), limit=1)
+        await fanout.map(fail_at_3, in_a_nursery(closed, nested=nested), limit=1)
     assert closed
     assert "GeneratorExit" not in printed(raised.value)
-    async with fanout.stream(double, source(), limit=1) as results:
+    async with fanout.stream(double, in_a_nursery(closed, nested=nested), limit=1) as results:
         async for _ in results:
             break
 
@@ -822,17 +823,7 @@ async def test_a_source_that_holds_a_nursery_and_is_left_early_hides_no_failure(
 async def test_a_source_that_holds_a_nursery_is_closed_when_a_stream_is_stopped(autojump_clock):
     """While its next item is not awaited: nothing is cancelled but the nursery, by the GeneratorExit."""
     closed = []
-
-    async def source():
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
-            try:
-                for x in range(100):
-                    yield x
-            finally:
-                closed.append(True)
-
-    async with fanout.stream(double, source(), limit=1, buffer=0) as results:
+    async with fanout.stream(double, in_a_nursery(closed), limit=1, buffer=0) as results:
         assert await results.receive() == (0, 0, 0)
         await wait_all_tasks_blocked()
         results.stop()

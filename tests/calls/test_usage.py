@@ -447,20 +447,22 @@ async def deepest(depth=0):
         return depth
 
 
+async def deeper(frames, fn):
+    """Call `fn`, async or not, that many calls further down the stack."""
+    if frames:
+        return await deeper(frames - 1, fn)
+    result = fn()
+    return None if result is None else await result
+
+
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_full_stack_leaves_no_nursery_open(name):
     """Whatever room is left when the call is made, it works or raises the RecursionError."""
-
-    async def call(room):
-        if room:
-            return await call(room - 1)
-        return await CALLS[name]()
-
     depth = await deepest()
     raised = 0
     for room in range(depth - 160, depth + 1):
         try:
-            await call(room)
+            await deeper(room, CALLS[name])
         except RecursionError:
             raised += 1
         assert not trio.lowlevel.current_task().child_nurseries[1:]
@@ -470,12 +472,6 @@ async def test_a_full_stack_leaves_no_nursery_open(name):
 @pytest.mark.parametrize("others", [0, 1, 2], ids=["token free", "first in the line", "second in the line"])
 async def test_a_full_stack_takes_no_token_of_a_cap(others, autojump_clock):
     """Whatever room is left, the call works or raises the RecursionError, and the token goes to the next call."""
-
-    async def call(room):
-        if room:
-            return await call(room - 1)
-        return await limited(0)
-
     depth = await deepest()
     raised = 0
     for room in range(depth - 160, depth + 1):
@@ -485,7 +481,7 @@ async def test_a_full_stack_takes_no_token_of_a_cap(others, autojump_clock):
                 nursery.start_soon(limited, 1)
             await trio.testing.wait_all_tasks_blocked()
             try:
-                await call(room)
+                await deeper(room, functools.partial(limited, 0))
             except RecursionError:
                 raised += 1
             with trio.fail_after(others + 1):
@@ -495,19 +491,11 @@ async def test_a_full_stack_takes_no_token_of_a_cap(others, autojump_clock):
 
 @pytest.mark.parametrize("name", ["stop", "aclose", "group stop"])
 async def test_a_full_stack_leaves_no_run_half_ended(name, autojump_clock):
-    """Whatever room is left, it is ended or the RecursionError is raised. Otherwise, tasks would sleep for ever."""
+    """Whatever room is left, it is ended or the RecursionError is raised. Otherwise, tasks would sleep forever."""
 
     async def source():
         yield 1
         await trio.sleep_forever()
-
-    async def end(room, stop):
-        if room:
-            await end(room - 1, stop)
-        else:
-            stopping = stop()
-            if stopping is not None:
-                await stopping
 
     depth = await deepest()
     raised = 0
@@ -517,7 +505,7 @@ async def test_a_full_stack_leaves_no_run_half_ended(name, autojump_clock):
                 handle = group.start_soon(double, 1)
                 await handle.wait()
                 try:
-                    await end(room, group.stop)
+                    await deeper(room, group.stop)
                 except RecursionError:
                     raised += 1
                     group.stop()
@@ -525,7 +513,7 @@ async def test_a_full_stack_leaves_no_run_half_ended(name, autojump_clock):
             async with fanout.stream(double, source()) as results:
                 await results.receive()
                 try:
-                    await end(room, getattr(results, name))
+                    await deeper(room, getattr(results, name))
                 except RecursionError:
                     raised += 1
                     results.stop()

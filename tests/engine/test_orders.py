@@ -221,7 +221,7 @@ def test_random_plans_come_out_right_in_many_orders(seed):
 
 
 def test_idle_workers_put_their_tokens_back_for_an_item_whose_worker_puts_its_own_back():
-    """After fourteen thousand plans: or three idle workers hold three tokens, and a job waits for one for ever."""
+    """After fourteen thousand plans: or three idle workers hold three tokens, and a job waits for one forever."""
     variable = ContextVar("variable", default=0)  # a job with another value starts in another step
 
     async def add():

@@ -66,8 +66,8 @@ class Tokens:
     """The tokens of one run, and the queue of the items that were taken and cannot start yet.
 
     With a shared limiter, each item has a token while it runs. A limiter of the run's own is used by its workers alone,
-    so a worker keeps its token from item to item, unless more tokens are out than the limiter has. But the user may see
-    the limiter, and hold tokens of it, or wait for one. So an idle worker holds none.
+    so a worker keeps its token from item to item, unless more tokens are out than the limiter has. Others who can
+    see it may hold its tokens, or wait for one: then an idle worker holds none.
     """
 
     __slots__ = ("_borrowers", "limiter", "never_started", "shared", "total", "waiting")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FRAMES: Final = 50
 """How many frames must fit on the stack for what must not be left halfway: opening a nursery, and ending a run.
 
-With less room, a `RecursionError` in between would leave the nursery open, or tasks asleep for ever.
+With less room, a `RecursionError` in between would leave the nursery open, or tasks asleep forever.
 """
 
 
