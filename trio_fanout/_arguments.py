@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
@@ -28,13 +28,19 @@ def name_of(fn: object) -> str:
     return name_of(fn.func) if isinstance(fn, functools.partial) else type(fn).__name__
 
 
+_MOST_BITS: Final = 256  # of an int that is printed; of one with more than 4,300 digits, Python refuses that
+
+
 def describe(value: object) -> str:
     """Describe `value` by its type, and by itself only where that is short and harmless."""
-    if value is None or isinstance(value, (bool, int, float)):
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"an int of {value.bit_length()} bits"
+    if value is None or isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    return f"{'an' if type(value).__name__[0] in 'aeiouAEIOU' else 'a'} {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name.startswith(tuple('aeiouAEIOU')) else 'a'} {name}"
 
 
 def check_function(fn: object, argument: str = "fn") -> None:
@@ -140,7 +146,9 @@ def is_async(fn: object) -> bool:
     """Whether `fn` is an async function, or an object that is called like one."""
     kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
     try:
-        return any(kind(fn) or kind(getattr(fn, "__call__", None)) for kind in kinds)  # noqa: B004 (an object may be)
+        # A class that has one calls its instances by it.
+        called = None if isinstance(fn, type) else getattr(fn, "__call__", None)  # noqa: B004
+        return any(kind(fn) or kind(called) for kind in kinds)
     except Exception:  # noqa: BLE001  # raised by an attribute; see `attribute_of`
         return False
 

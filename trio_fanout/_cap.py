@@ -17,6 +17,7 @@ import trio
 from ._adaptive import Adaptive, adaptive_on
 from ._arguments import NotAwaitable, check_awaitable, check_callback, check_function, describe, name_of
 from ._core.limits import check_limit
+from ._core.nursery import CALL_FRAMES, reserve
 from ._naming import named_like
 from ._opening import check_in_trio
 from ._overload import Size
@@ -122,7 +123,7 @@ def cap(
         def busy(exc):
             if isinstance(exc, httpx.HTTPStatusError) and exc.response.status_code in (429, 503):
                 seconds = exc.response.headers.get("Retry-After", "")
-                return float(seconds) if seconds.isdigit() else True
+                return float(seconds) if seconds.isdecimal() else True
             return False
 
         async def get(url):
@@ -153,10 +154,11 @@ def cap(
         check_in_trio(name)
         states = states_in_run.get()
         units = 1 if weight is None else units_of(weight, args, kwargs, "weight")
+        reserve(CALL_FRAMES)
+        task = trio.lowlevel.current_task()
         kept = states.enter(args, kwargs)
         try:
             tokens = kept.state
-            task = trio.lowlevel.current_task()
             _check_none_held(tokens, task, fn)
             epoch = await tokens.acquire(task, units)
             try:
@@ -174,6 +176,7 @@ def cap(
                 tokens.release(task)
         finally:
             states.leave(kept)
+            del task  # this frame is in the traceback of a failure, and a task leads to all that it runs
 
     return call
 

@@ -21,6 +21,7 @@ from ._arguments import (
 )
 from ._core.exceptions import is_cancelled
 from ._naming import named_like
+from ._opening import check_in_trio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -154,13 +155,17 @@ class Meter:
             TypeError: immediately, if `fn` cannot be called.
         """
         check_function(fn)
-        start, end = self._start, self._end
+        start, end, name = self._start, self._end, name_of(fn)
 
         @named_like(fn)
         async def call(*args: P.args, **kwargs: P.kwargs) -> R:
             # This frame is in the traceback of a failure. So it holds a key, not the task, which leads to all that the
             # task runs, and would make a cycle with whatever keeps the failure.
-            key = start(args)
+            try:
+                key = start(args)
+            except RuntimeError:
+                check_in_trio(name)
+                raise
             try:
                 awaitable = fn(*args, **kwargs)
                 if type(awaitable) is not _COROUTINE:  # cheaper than the check
@@ -190,9 +195,13 @@ class Meter:
     @trio.lowlevel.enable_ki_protection
     def _end(self, key: object, error: BaseException | None) -> None:
         args, started, task, clock = self._calls.pop(key)
+        try:
+            cancelled = error is not None and is_cancelled(error)
+        except RecursionError:  # a full stack, which looking into a group may take
+            cancelled = False
         if error is None:
             self._succeeded += 1
-        elif is_cancelled(error):
+        elif cancelled:
             self._cancelled += 1
         else:
             self._failed += 1

@@ -6,7 +6,7 @@ import inspect
 import math
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -77,14 +77,17 @@ class OneState(Generic[T]):
         """The call no longer uses it."""
 
 
+_AT_ONCE: Final = 100  # how many states a call drops: after a pause, a hundred thousand of them may take a second
+
+
 # Protected, as a user too many would keep a state for the rest of the run. `enter` calls the user's function.
 @protected(but="enter")
 class StatePerKey(Generic[S]):
     """The states of an adapter with a `key`, in one Trio run.
 
-    A state stays while a call uses it, and until it expires. One that expires while no call uses it is dropped by the
-    next call, whatever its key: a heap tells which. Each state is in the heap at most once. If it was used again in
-    the meantime, it is put back when it comes up.
+    A state stays while a call uses it, and until it expires. Those that expire while no call uses them are dropped by
+    the next calls, whatever their keys: a heap tells which. Each state is in the heap at most once. If it was used
+    again in the meantime, it is put back when it comes up.
     """
 
     def __init__(self, key: Callable[..., Hashable], make: Callable[[], S]) -> None:
@@ -128,7 +131,9 @@ class StatePerKey(Generic[S]):
             heappush(self._heap, (expires, next(self._numbers), kept))
 
     def _drop_expired(self) -> None:
-        while self._heap and self._heap[0][0] <= trio.current_time():
+        for _ in range(_AT_ONCE):
+            if not self._heap or self._heap[0][0] > trio.current_time():
+                break
             _, _, kept = heappop(self._heap)
             kept.in_heap = False
             # It may be in use, or have been dropped by the last call that used it.

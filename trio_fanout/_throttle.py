@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import trio
 
 from ._arguments import check_awaitable, check_callback, check_count, check_function, describe, name_of
+from ._core.nursery import CALL_FRAMES, reserve
 from ._naming import named_like
 from ._opening import check_in_trio
 from ._protection import protected
@@ -105,6 +106,7 @@ def throttle(
         check_in_trio(name)
         states = states_in_run.get()
         units = 1 if cost is None else units_of(cost, args, kwargs, "cost")
+        reserve(CALL_FRAMES)
         kept = states.enter(args, kwargs)
         try:
             await kept.state.wait_for_turn(units)

@@ -75,32 +75,31 @@ class Count(_Fixed):
         self.holds = self._holders.__contains__
 
     async def acquire(self, task: Task, weight: float) -> int:
-        try:
-            if self._line or not self._fits(weight):
+        if self._line or not self._fits(weight):
 
-                def abort(_: object) -> Abort:
-                    del self._line[task]
-                    self._hand_out()  # a light call behind a heavy one may fit now
-                    return trio.lowlevel.Abort.SUCCEEDED
+            def abort(_: object) -> Abort:
+                del self._line[task]
+                return trio.lowlevel.Abort.SUCCEEDED
 
-                self._line[task] = weight
+            self._line[task] = weight
+            try:
                 await trio.lowlevel.wait_task_rescheduled(abort)  # `_hand_out` has made it a holder
-            else:
-                await trio.lowlevel.checkpoint_if_cancelled()  # lets no other task in
-                self._take(task, weight)
-                await trio.lowlevel.cancel_shielded_checkpoint()
-        except RecursionError:  # no room on the stack to wait, and the caller puts nothing back
-            self._line.pop(task, None)
-            if task in self._holders:
-                self.release(task)
-            raise
+            except BaseException:
+                # A light call behind a heavy one may fit now. Not in `abort`: what cancels this one may be about to
+                # cancel those behind it, which would start all the same.
+                self._hand_out()
+                raise
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()  # lets no other task in
+            self._take(task, weight)
+            await trio.lowlevel.cancel_shielded_checkpoint()
         return 0
 
     def _fits(self, weight: float) -> bool:
         return not self._holders or self._taken.plus(weight) <= self._tokens
 
     def _take(self, task: Task, weight: float) -> None:
-        self._taken.add(weight)  # first, as it may raise: a full stack
+        self._taken.add(weight)
         self._holders[task] = weight
 
     def _hand_out(self) -> None:
@@ -156,8 +155,6 @@ def borrow(limiter: trio.CapacityLimiter, task: Task) -> bool:
     """Borrow a token on behalf of `task`. Returns whether it had none before."""
     try:
         limiter.acquire_on_behalf_of_nowait(task)
-    except RecursionError:  # which is a RuntimeError
-        raise
     except RuntimeError:
         return False
     return True

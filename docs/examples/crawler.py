@@ -27,7 +27,7 @@ def busy(exc):
         return isinstance(exc, httpx.TransportError)
     after = exc.response.headers.get("Retry-After", "")
     try:  # seconds, or a date
-        return float(after) if after.isdigit() else max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
+        return float(after) if after.isdecimal() else max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
     except ValueError:
         return True
 

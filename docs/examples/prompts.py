@@ -20,7 +20,7 @@ def try_again(exc):
     if not isinstance(exc, httpx.HTTPStatusError):
         return isinstance(exc, (httpx.TransportError, trio.TooSlowError))
     after = exc.response.headers.get("Retry-After", "")
-    return exc.response.status_code in {429, 500, 502, 503} and (float(after) if after.isdigit() else True)
+    return exc.response.status_code in {429, 500, 502, 503} and (float(after) if after.isdecimal() else True)
 
 
 async def main(prompts, db, url):

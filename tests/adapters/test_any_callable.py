@@ -106,6 +106,23 @@ async def test_async_one_is_called(autojump_clock, adapter, odd):
     assert await fanout.map(adapter(odd(double)), [1, 2]) == [2, 4]
 
 
+class Application:
+    """Its instances are async callables. It is not."""
+
+    def __init__(self, config):
+        self.config = config
+
+    async def __call__(self, scope):
+        raise NotImplementedError
+
+
+async def test_a_class_is_not_async_because_its_instances_are():
+    made = await fanout.in_thread(Application)("config")
+    assert made.config == "config"
+    with pytest.raises(TypeError, match="must be a function that is not async"):
+        fanout.in_thread(made)
+
+
 @pytest.mark.parametrize("argument", ["key", "overloaded", "weight"])
 @ODD
 async def test_callbacks_of_cap(autojump_clock, argument, odd):

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, Gauge, double, no_cycles, nothing_left
+from helpers import ALL_POLICIES, Gauge, no_cycles, nothing_left
 from trio_fanout import cap
-from trio_fanout._tokens import is_borrower
 
 BIG_ENOUGH = pytest.mark.parametrize("limit", [1, 3, math.inf, "limiter"])
 ADAPTIVE = pytest.mark.parametrize("options", [{}, {"overloaded": lambda exc: False}], ids=["fixed", "adaptive"])
@@ -986,28 +985,3 @@ def test_starts_are_those_of_a_queue_with_so_many_servers(limit, calls, options,
         free[0] = start + seconds
         expected.append(start)
     assert [time for _, time in sorted(work.starts)] == expected
-
-
-async def test_a_full_stack_is_not_taken_for_a_token_that_is_held():
-    """A `RecursionError` is a `RuntimeError`, which a limiter raises for a task that holds one of its tokens."""
-
-    class Full:
-        def acquire_on_behalf_of_nowait(self, task):
-            raise RecursionError
-
-    with pytest.raises(RecursionError):
-        is_borrower(Full(), trio.lowlevel.current_task())
-
-
-async def test_a_stack_that_is_full_after_the_token_was_taken(monkeypatch):
-    """Coverage cannot see this in `test_a_full_stack_takes_no_token_of_a_cap`, since it needs some of the stack."""
-
-    def full():
-        raise RecursionError
-
-    limited = cap(double, 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(trio.lowlevel, "cancel_shielded_checkpoint", full)
-        with pytest.raises(RecursionError):
-            await limited(1)
-    assert await limited(1) == 2

@@ -57,6 +57,22 @@ async def call_in_turn(fn, *weights):
             await wait_all_tasks_blocked()
 
 
+async def test_calls_that_are_cancelled_together_do_not_start(autojump_clock):
+    """As the heavy one leaves the line, light ones behind it might fit."""
+    for _ in range(10):
+        work = Work()
+        fn = cap(work, 10, weight=weight_of)
+        async with trio.open_nursery() as outer:
+            outer.start_soon(fn, 8)
+            await wait_all_tasks_blocked()
+            async with trio.open_nursery() as inner:
+                for weight in (5, 0.5, 0.25, 0.125):
+                    inner.start_soon(fn, weight)
+                    await wait_all_tasks_blocked()
+                inner.cancel_scope.cancel()
+        assert work.starts == [(8, trio.current_time() - 1)]
+
+
 # How much
 
 

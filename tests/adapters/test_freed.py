@@ -90,6 +90,26 @@ async def use(client):
         await client.get("refused")
 
 
+@pytest.mark.parametrize("name", [name for name in ADAPTERS if not name.startswith("in_")])
+async def test_failure_that_is_kept_keeps_no_task(name):
+    """Its traceback leads to the frames of the call, and a task leads to all that it runs."""
+    client = Client(ADAPTERS[name])
+    kept, tasks = [], weakref.WeakSet()
+
+    async def call():
+        tasks.add(trio.lowlevel.current_task())
+        try:
+            await client.get("refused")
+        except ConnectionError as exc:
+            kept.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+    await collected()
+    assert len(kept) == 1
+    assert len(tasks) == 0
+
+
 async def collected():
     for _ in range(3):  # Trio lets go of the frames of the last wait
         await trio.lowlevel.checkpoint()

@@ -614,9 +614,9 @@ def test_call_outside_of_a_run_is_an_error_before_it_starts():
         called.append(True)
 
     meter = Meter()
-    with pytest.raises(RuntimeError, match="must be called from async context"):
+    with pytest.raises(RuntimeError, match=r"fn\(\) needs Trio, .* that trio.run\(...\) runs"):
         meter.wrap(fn)().send(None)
-    with pytest.raises(RuntimeError, match="must be called from async context"):
+    with pytest.raises(RuntimeError, match=r"fn\(\) needs Trio, .* that trio.run\(...\) runs"):
         asyncio.run(meter.wrap(fn)())
     assert called == []
     assert meter.statistics().started == 0
@@ -907,6 +907,32 @@ async def test_error_that_is_kept_keeps_no_task(autojump_clock):
     held = list(frames[0].f_locals.values())
     held += gc.get_referents(*held)
     assert not any(isinstance(value, trio.lowlevel.Task) for value in held)
+
+
+async def test_a_call_that_fails_on_a_full_stack_is_counted():
+    """To tell whether a group is a cancellation takes some of the stack."""
+
+    async def deepest(depth=0):
+        try:
+            return await deepest(depth + 1)
+        except RecursionError:
+            return depth
+
+    async def call_from(frames):
+        if frames:
+            await call_from(frames - 1)
+        else:
+            await call()
+
+    for off in range(40):
+        meter = Meter()
+        call = functools.partial(meter.wrap(fail), ExceptionGroup("", [ValueError()]))
+        frames = await deepest() - off
+        with pytest.raises((ExceptionGroup, RecursionError)):
+            await call_from(frames)
+        now = meter.statistics()
+        assert now.running == 0
+        assert now.failed == now.started
 
 
 async def test_wrapped_function_does_not_outlive_its_last_reference():

@@ -38,6 +38,10 @@ class Starts:
         return [item for item, _ in self.log]
 
 
+class Key:
+    """What a weak reference can watch."""
+
+
 async def test_first_starts_at_once_and_others_follow_evenly_spaced(autojump_clock):
     starts = Starts()
     assert await fanout.map(throttle(starts, 4), range(9), limit=3) == list(range(9))
@@ -375,9 +379,6 @@ async def test_key_is_known_until_its_burst_is_saved_up_again(autojump_clock):
 async def test_key_goes_once_its_burst_is_saved_up_again(autojump_clock):
     """At the next call, of whatever key."""
 
-    class Key:
-        """What a weak reference can watch."""
-
     starts = Starts()
     fn = throttle(lambda key: starts(None), 1, burst=4, key=lambda key: key)
     key = Key()
@@ -396,10 +397,23 @@ async def test_key_goes_once_its_burst_is_saved_up_again(autojump_clock):
     assert gone() is None
 
 
-async def test_key_that_was_cancelled_before_it_started_is_not_kept(autojump_clock):
-    class Key:
-        """What a weak reference can watch."""
+async def test_many_keys_go_within_a_few_calls(autojump_clock):
+    """Not at the next one, which would hold up all other tasks."""
+    starts = Starts()
+    keys = [Key() for _ in range(1000)]
+    gone = [weakref.ref(key) for key in keys]
+    fn = throttle(lambda key: starts(None), 1, key=lambda key: key)
+    await fanout.do(fn, keys, limit=1000)
+    del keys
+    await trio.sleep(2)
+    left = []
+    for _ in range(12):
+        await fn("other")
+        left.append(sum(ref() is not None for ref in gone))
+    assert left == [*range(900, 0, -100), 0, 0, 0]
 
+
+async def test_key_that_was_cancelled_before_it_started_is_not_kept(autojump_clock):
     fn = throttle(Starts(), 1, key=lambda key: key)
     key = Key()
     gone = weakref.ref(key)
@@ -538,9 +552,6 @@ async def test_cost_gets_all_the_arguments_in_the_task_of_the_call_before_it_wai
 
 
 async def test_wrong_cost_takes_nothing_and_keeps_no_state(autojump_clock):
-    class Key:
-        """What a weak reference can watch."""
-
     starts = Starts()
     fn = throttle(lambda key, cost: starts(cost), 1, burst=5, key=lambda key, cost: key, cost=lambda key, cost: cost)
     key = Key()

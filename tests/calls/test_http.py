@@ -35,7 +35,7 @@ def retry_after(exc):
     if not isinstance(exc, httpx.HTTPStatusError) or exc.response.status_code not in (429, 503):
         return False
     said = exc.response.headers.get("Retry-After", "")
-    if said.isdigit():
+    if said.isdecimal():
         return float(said)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())

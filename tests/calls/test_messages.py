@@ -26,12 +26,23 @@ from helpers import double
             "buffer must be an int of 0 or more, math.inf or None, got -1",
         ),
         (lambda: fanout.stream(double, 3), "items must be an iterable or an async iterable, got 3"),
+        (
+            lambda: fanout.throttle(double, 10**5000),  # more digits than Python prints
+            "rate must be a finite number above 0, got an int of 16610 bits",
+        ),
+        (lambda: fanout.cap(double, type("", (), {})()), "limit must be an int of 1 or more, math.inf or a "),
     ],
 )
 async def test_at_its_beginning(call, says):
     with pytest.raises((TypeError, ValueError)) as info:
         call()
     assert str(info.value).startswith(says)
+
+
+def test_an_int_with_more_digits_than_python_prints_is_one():
+    fanout.throttle(double, 1, burst=10**5000)
+    fanout.Collect(max_failures=10**5000)
+    fanout.cap(double, 10**5000)
 
 
 async def test_of_a_policy_that_does_not_fit():

@@ -469,24 +469,43 @@ async def test_a_full_stack_leaves_no_nursery_open(name):
     assert 0 < raised < 160
 
 
-@pytest.mark.parametrize("others", [0, 1, 2], ids=["token free", "first in the line", "second in the line"])
-async def test_a_full_stack_takes_no_token_of_a_cap(others, autojump_clock):
-    """Whatever room is left, the call works or raises the RecursionError, and the token goes to the next call."""
-    depth = await deepest()
-    raised = 0
-    for room in range(depth - 160, depth + 1):
-        limited = fanout.cap(trio.sleep, 1)
+ADAPTED = {
+    "cap": lambda: fanout.cap(trio.sleep, 1),
+    "cap, key": lambda: fanout.cap(trio.sleep, 1, key=lambda seconds: 0),
+    "cap, limiter": lambda: fanout.cap(trio.sleep, trio.CapacityLimiter(1)),
+    "cap, overloaded": lambda: fanout.cap(trio.sleep, 1, overloaded=bool),
+    "cap, weight": lambda: fanout.cap(trio.sleep, 1, weight=lambda seconds: 0.5),
+    "throttle": lambda: fanout.throttle(trio.sleep, 1),
+    "throttle, cost": lambda: fanout.throttle(trio.sleep, 1, cost=lambda seconds: 0.5),
+}
+
+
+@pytest.mark.parametrize("others", [0, 1, 2], ids=["none before", "one before", "two before"])
+@pytest.mark.parametrize("name", ADAPTED)
+async def test_a_full_stack_leaves_no_call_of_an_adapter_half_made(name, others, autojump_clock):
+    """Whatever room is left, the call works or raises the RecursionError, and those after it have their turn."""
+    raised = set()
+
+    async def call_from(frames):
+        try:
+            await deeper(frames, functools.partial(call, 0))
+        except RecursionError:
+            raised.add(frames)
+        await trio.sleep_forever()  # what the call has left behind does not go with its task
+
+    most = await deepest() - 12  # what the tasks below have on their stacks less is within the range
+    for frames in range(most - 100, most + 24):
+        call = ADAPTED[name]()
         async with trio.open_nursery() as nursery:
             for _ in range(others):
-                nursery.start_soon(limited, 1)
+                nursery.start_soon(call, 1)
             await trio.testing.wait_all_tasks_blocked()
-            try:
-                await deeper(room, functools.partial(limited, 0))
-            except RecursionError:
-                raised += 1
-            with trio.fail_after(others + 1):
-                await limited(0)
-    assert 0 < raised < 160
+            nursery.start_soon(call_from, frames)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(10):
+                await call(0)
+            nursery.cancel_scope.cancel()
+    assert 0 < len(raised) < 124
 
 
 @pytest.mark.parametrize("name", ["stop", "aclose", "group stop"])

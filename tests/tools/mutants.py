@@ -306,7 +306,9 @@ def map_lines(items, workers):
 
 
 def tests_of(mutant, known, budget):
-    """The tests of its line, for `budget` seconds: first those that are quick and run what few run of its function."""
+    """The tests of its line, for `budget` seconds: first its module's own, and those that are quick and run what few
+    run of its function.
+    """
     durations, lines, (_, first) = known["durations"], known["lines"], mutant.function
     of_line = {line: lines.get(f"{mutant.path}:{line}", ()) for line in range(first, mutant.last + 1)}
     seen = next((of_line[line] for line in range(mutant.line, first, -1) if of_line[line]), ())
@@ -315,8 +317,9 @@ def tests_of(mutant, known, budget):
         for test in tests:
             if test in score:
                 score[test] += 1 / len(tests)
+    own = f"/test_{Path(mutant.path).stem.strip('_')}"
     chosen, total = [], 0.0
-    for test in sorted(score, key=lambda test: (-score[test] / (0.02 + durations[test]), test)):
+    for test in sorted(score, key=lambda test: (own not in test, -score[test] / (0.02 + durations[test]), test)):
         if total + durations[test] <= budget:
             chosen.append(test)
             total += durations[test]

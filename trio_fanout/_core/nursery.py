@@ -25,6 +25,9 @@ FRAMES: Final = 50
 With less room, a `RecursionError` in between would leave the nursery open, or tasks asleep forever.
 """
 
+CALL_FRAMES: Final = 20
+"""The same for a call of an adapter, from its arrival to its place in a line and its tokens, and back."""
+
 
 def reserve(frames: int = FRAMES) -> None:
     """Raise `RecursionError` unless there is room for that many frames."""
