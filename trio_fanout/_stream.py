@@ -271,6 +271,7 @@ class _Results(Generic[T]):
 
 
 @final
+@protected()  # interrupted halfway, a result would count as handed over, or an end as a failure
 class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass=NoPublicConstructor):
     """The results of a `stream`, which makes it: a `trio.abc.ReceiveChannel` of `Completed` tuples.
 
@@ -328,7 +329,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
             elif results.ready and self._slice.now() < self._slice.end:  # it is not over
                 await trio.lowlevel.checkpoint_if_cancelled()
             else:
-                await self._slice.next()
+                await self._slice.pause()
         finally:
             self._reading = False
         if results.closed:

@@ -5,6 +5,7 @@ test here runs a call again and again, with a SIGINT at the first of these momen
 there is one: in the package's own functions, in the items and in the source.
 """
 
+import contextlib
 import contextvars
 import gc
 import itertools
@@ -20,6 +21,8 @@ import trio
 from trio.testing import MockClock
 
 import trio_fanout as fanout
+from trio_fanout._core.run import Run
+from trio_fanout._core.windows import Window
 
 # Interrupted between making a coroutine and awaiting it, any program leaves one that was never awaited, and an async
 # generator that Trio has to close, if it was one that closes it.
@@ -266,3 +269,54 @@ def test_a_graph(shared, fn):
         await fanout.run_graph(steps, limit=left.limiter(2) if shared else 2)
 
     interrupt_everywhere(main)
+
+
+# A reader that catches it, and goes on
+
+
+def interrupt_as_it_returns(monkeypatch, cls, name):
+    """Interrupt the next caller of this method."""
+    method = getattr(cls, name)
+
+    def interrupted(self):
+        monkeypatch.undo()
+        method(self)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cls, name, interrupted)
+
+
+@pytest.mark.parametrize(("cls", "name"), [(Window, "free"), (Run, "room_freed")])
+def test_a_receive_that_is_interrupted_has_handed_over_nothing(monkeypatch, cls, name):
+    async def main():
+        got, interrupts = [], 0
+        async with fanout.stream(work, range(10), limit=1, buffer=0) as results:
+            while len(got) < 9:
+                if len(got) == 3 and not interrupts:
+                    interrupt_as_it_returns(monkeypatch, cls, name)
+                try:
+                    await trio.sleep(3)
+                    assert results.statistics().outstanding == 1
+                    result = await results.receive()
+                    got.append(result.value)
+                except KeyboardInterrupt:
+                    interrupts += 1
+        assert got == [*range(9)]
+        assert interrupts == 1
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_stop_that_is_interrupted_is_complete(monkeypatch):
+    async def main():
+        async with fanout.stream(trio.sleep, [1] * 100, limit=2) as results:
+            async for result in results:
+                if result.index == 2:
+                    interrupt_as_it_returns(monkeypatch, Run, "stop")
+                    with contextlib.suppress(KeyboardInterrupt):
+                        results.stop()
+            assert result.index < 10
+        await trio.lowlevel.checkpoint()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        trio.run(main, clock=MockClock(autojump_threshold=0))

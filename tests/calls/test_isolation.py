@@ -210,6 +210,51 @@ async def test_a_shield_that_is_left_open_outlives_no_deadline(autojump_clock):
     assert trio.current_time() == 1
 
 
+@pytest.mark.parametrize("call", ["first success", "settle", "group", "stream"])
+async def test_a_shield_that_a_cancelled_item_leaves_open_hides_no_outcome(call, autojump_clock):
+    """In it, the task is no longer cancelled; but what it raises is the cancellation of the run."""
+
+    async def work(n):
+        if n == 0:
+            await trio.sleep(1)
+            return "won"
+        try:
+            await trio.sleep_forever()
+        finally:
+            open_scope("shield")
+
+    with nothing_left():
+        if call == "first success":
+            assert await fanout.map(work, [0, 1], policy=fanout.FirstSuccess()) == "won"
+        elif call == "settle":
+            first, second = await fanout.map(work, [0, 1], policy=fanout.Settle(move_on_after=2))
+            assert first.value == "won"
+            assert isinstance(second.error, fanout.Unfinished)
+        elif call == "group":
+            async with fanout.open_group() as group:
+                group.start_soon(work, 1)
+                await trio.sleep(1)
+                group.cancel_scope.cancel()
+        else:
+            async with fanout.stream(work, [0, 1]) as results:
+                assert (await results.receive()).value == "won"
+
+
+async def test_a_failure_in_a_shield_that_a_cancelled_item_leaves_open_is_a_secondary_one(autojump_clock):
+    async def work(n):
+        if n:
+            await trio.sleep(1)
+            raise KeyError("first")
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as exc:
+            open_scope("shield")
+            raise ValueError("second") from exc
+
+    with nothing_left(), pytest.raises(KeyError, match="first"):
+        await fanout.map(work, [0, 1])
+
+
 async def test_an_item_with_a_time_limit_may_leave_a_scope_open_and_is_timed_out_in_it(autojump_clock):
     async def work(n):
         open_scope("plain")

@@ -1,5 +1,6 @@
 """Slices: one for all runs of a Trio run, and no look at wall time under another clock than Trio's own."""
 
+import itertools
 import random
 import time
 from functools import partial
@@ -84,6 +85,46 @@ async def test_all_runs_together_hold_up_other_tasks_for_one_slice(runs):
         await runs(stopwatch.item)
         nursery.cancel_scope.cancel()
     assert stopwatch.most <= 22  # a slice and an item, early in one turn and late in the next
+
+
+async def run_of_one_worker(fn):
+    await fanout.do(fn, itertools.count(), limit=1)
+
+
+async def run_of_three_workers(fn):
+    await fanout.do(fn, itertools.count(), limit=3)
+
+
+async def runs_of_one_item(fn):
+    while True:
+        await fanout.map(fn, [1])
+
+
+async def stream_that_is_read(fn):
+    async with fanout.stream(fn, itertools.count(), limit=1) as results:
+        async for _ in results:
+            pass
+
+
+@pytest.mark.parametrize("run", [run_of_one_worker, run_of_three_workers, runs_of_one_item, stream_that_is_read])
+def test_runs_side_by_side_share_the_slices(monkeypatch, run):
+    """Where nothing shuffles them, Trio resumes tasks in the order in which they were scheduled, or the opposite."""
+    monkeypatch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", False)
+    done = dict.fromkeys(range(5), 0)
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            for name in done:
+                nursery.start_soon(run, partial(count, name))
+            while sum(done.values()) < 100 * slices.AT_ONCE:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+    async def count(name, x):
+        done[name] += 1
+
+    trio.run(main, clock=MockClock())
+    assert min(done.values()) > max(done.values()) / 2
 
 
 async def test_tasks_that_wait_for_the_next_slice_are_woken_even_if_others_are_cancelled(autojump_clock):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
@@ -142,7 +141,7 @@ class Loop(Generic[T, R]):
                     if type(exc) is trio.Cancelled and not left_open:  # as in `_raised`, for thousands at once
                         self._ending.without_outcome(index, item)
                         raise
-                    reason = self._raised(index, item, exc, own_scope=left_open and not scopes.cancelled())
+                    reason = self._raised(index, item, exc, left_open=left_open, cancelled=scopes.cancelled())
                 else:
                     reason = succeeded(index, item, value)
                 finally:
@@ -187,13 +186,13 @@ class Loop(Generic[T, R]):
         self._crew.wake_or_start(self.worker, MAX_COMING)
         return started
 
-    def _raised(self, index: int, item: T, exc: BaseException, *, own_scope: bool) -> str | None:
+    def _raised(self, index: int, item: T, exc: BaseException, *, left_open: bool, cancelled: bool) -> str | None:
         """Record what is a failure in `exc`, and raise the rest of it. Returns the sink's reason to cancel the run.
 
-        With `own_scope`, a cancellation in it came from a scope that the item left open, and not from around the run.
+        `left_open` says whether the item left a scope open, and `cancelled` whether it is cancelled from around it.
         """
         failure, rest = split_failure(exc)
-        if own_scope and rest is not None and is_cancelled(rest):
+        if left_open and not cancelled and rest is not None and is_cancelled(rest):
             rest = None
             if failure is None:
                 msg = "cancelled by a cancel scope that this item left open; loop over async generators in `aclosing`"
@@ -203,16 +202,16 @@ class Loop(Generic[T, R]):
                 self._ending.without_outcome(index, item)
                 reason = None
             else:
-                reason = self._failed(index, item, failure, own_scope=own_scope)
+                reason = self._failed(index, item, failure, cancelled=cancelled)
             if rest is not None:
                 raise_unchanged(rest)
             return reason
         finally:
             del exc, rest, failure  # see `exceptions`
 
-    def _failed(self, index: int, item: T, exc: Exception, *, own_scope: bool) -> str | None:
+    def _failed(self, index: int, item: T, exc: Exception, *, cancelled: bool) -> str | None:
         secondary = False
-        if not own_scope and trio.current_effective_deadline() == -math.inf:
+        if cancelled:
             # A failure that came out of the run's cancellation must not be taken for its cause.
             secondary = came_out_of_cancellation(exc)
             self.slice.end_now()  # the workers should notice before they take another item

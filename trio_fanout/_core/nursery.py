@@ -86,13 +86,18 @@ class SingleExceptionNursery:
         _, rest = split_cancelled(exc)
         if rest is not None:
             self._raised.append(rest)
-        elif trio.current_effective_deadline() != -math.inf:  # before the scope is cancelled, or that would hide it
+        elif not self._is_cancelled():  # before the scope is cancelled, or that would hide it
             self._foreign = exc
         kept = rest is not None
         del exc, rest  # before others are cancelled: this frame is in their tracebacks; see `exceptions`
         if kept:
             self.cancel(reason)
         return kept
+
+    def _is_cancelled(self) -> bool:
+        # The first says so even if an item has left a shield open in the calling task.
+        assert self.cancel_scope is not None
+        return self.cancel_scope.cancel_called or trio.current_effective_deadline() == -math.inf
 
     async def close(self, exc: BaseException | None) -> BaseException | None:
         """Wait until all tasks have ended. Returns what to raise, or None; `exc` is what the block has raised."""

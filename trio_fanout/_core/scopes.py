@@ -6,6 +6,7 @@ apart from one line of the loop. Should it go, what items leave open is not noti
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -24,7 +25,6 @@ class _Unknown:
     """Stands for a task and for its status where Trio shows neither."""
 
     _cancel_status: Any = None
-    effectively_cancelled = False
 
 
 class Scopes:
@@ -46,7 +46,10 @@ class Scopes:
 
     def cancelled(self) -> bool:
         """Whether the task is cancelled from around the scopes that were open then."""
-        return self.status is not None and self.status.effectively_cancelled
+        if self.status is None:
+            return trio.current_effective_deadline() == -math.inf
+        cancelled: bool = self.status.effectively_cancelled
+        return cancelled
 
 
 @protected()

@@ -7,6 +7,7 @@ for forty slices in each turn of Trio's loop.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -69,13 +70,13 @@ class Slice:
 
     now: Callable[[], float]  # the time
     end: float  # when this slice is over, by `now`
-    _awake: int  # tasks that wait for the next slice, and are awake
+    _line: OrderedDict[object, None]  # one entry for each worker that waits for a slice and is awake
     _asleep: trio.lowlevel.ParkingLot  # the others
 
     def __init__(self, clock: trio.abc.Clock) -> None:
         self.now = perf_counter if isinstance(clock, _TRIOS_CLOCK) else VirtualTime(clock)
         self.end = self.now() + SLICE
-        self._awake = 0
+        self._line = OrderedDict()  # ordered by class, as the first entry of a plain dict is behind holes
         self._asleep = trio.lowlevel.ParkingLot()
 
     def over(self) -> bool:
@@ -86,27 +87,43 @@ class Slice:
         """End the slice, so that each task looks for a cancellation before it goes on."""
         self.end = -math.inf
 
-    async def next(self, *, shielded: bool = False) -> None:
-        """Let other tasks run, and begin the next slice. A cancellation is raised here, unless `shielded`.
+    async def next(self) -> None:
+        """Let other tasks run until this one may go on, in a slice that has begun or in one that it begins.
 
-        Where many tasks wait, the slice may be over again when this returns.
+        Only the first in the line begins a slice, so that there is one in each turn of Trio's loop, however many wait.
+        A worker keeps its place until it may go on. If it went to the end of the line in each turn, the same few would
+        begin all slices, and use them up before the others have looked: Trio resumes tasks in the order in which they
+        were scheduled, or in the opposite one.
         """
-        if self._awake >= AT_ONCE and not shielded:
+        if len(self._line) >= AT_ONCE:
             await self._asleep.park()
             if not self.over():
                 self._asleep.unpark()
                 return
-        end = self.end
-        self._awake += 1
+        place = object()
+        self._line[place] = None
         try:
-            await (trio.lowlevel.cancel_shielded_checkpoint if shielded else trio.lowlevel.checkpoint)()
+            while True:
+                end = self.end
+                await trio.lowlevel.checkpoint()
+                if not self.over():
+                    return
+                if self.end == end and next(iter(self._line)) is place:
+                    self._begin()
+                    return
         finally:
-            self._awake -= 1
+            del self._line[place]
             self._asleep.unpark()  # each that was awake wakes another, as does one that was woken, above
-        # All tasks that wait here come back in one batch. Only the first begins a new slice: otherwise forty of them
-        # would take forty slices before another task runs.
-        if self.end == end:
-            self.end = self.now() + SLICE
+
+    async def pause(self, *, shielded: bool = False) -> None:
+        """Let other tasks run once, and go on: for those that read, and must not wait until it is their turn."""
+        end = self.end
+        await (trio.lowlevel.cancel_shielded_checkpoint if shielded else trio.lowlevel.checkpoint)()
+        if self.end == end and not self._line:
+            self._begin()
+
+    def _begin(self) -> None:
+        self.end = self.now() + SLICE
 
 
 _slice: Final = trio.lowlevel.RunVar[Slice]("trio_fanout slice")
