@@ -933,13 +933,13 @@ async def test_function_that_is_not_async_is_wrong_use(autojump_clock, policy, o
 )
 @pytest.mark.parametrize("key", [None, len])
 def test_bad_limit(limit, error, key):
-    with pytest.raises(error, match=r"limit must be an int of 1 or more, math.inf or a trio.CapacityLimiter, got"):
+    with pytest.raises(error, match=r"^limit must be an int of 1 or more, math.inf or a trio.CapacityLimiter, got"):
         cap(Work(), limit, key=key)
 
 
 def test_limiter_and_key_do_not_go_together():
     with pytest.raises(
-        TypeError, match=r"limit must be an int of 1 or more or math\.inf where there is a key, got a Cap"
+        TypeError, match=r"^limit must be an int of 1 or more or math\.inf where there is a key, got a Cap"
     ):
         cap(Work(), trio.CapacityLimiter(3), key=len)
 
@@ -952,7 +952,7 @@ def test_key_and_overloaded_that_cannot_be_called_are_type_errors(argument, bad)
 
 
 def test_function_that_cannot_be_called_is_a_type_error():
-    with pytest.raises(TypeError, match="fn must be an async function, got 3"):
+    with pytest.raises(TypeError, match="^fn must be an async function, got 3"):
         cap(3, 1)
 
 
