@@ -952,7 +952,7 @@ def test_key_and_overloaded_that_cannot_be_called_are_type_errors(argument, bad)
 
 
 def test_function_that_cannot_be_called_is_a_type_error():
-    with pytest.raises(TypeError, match="^fn must be an async function, got 3"):
+    with pytest.raises(TypeError, match=r"^fn must be an async function, got 3"):
         cap(3, 1)
 
 

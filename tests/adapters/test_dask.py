@@ -151,7 +151,7 @@ async def test_failure_arrives_though_it_or_what_it_came_out_of_cannot_be_pickle
 async def test_function_that_returns_a_coroutine_is_a_type_error(executor):
     """And the call ends, where Dask would never get hold of a coroutine."""
     with pytest.raises(
-        TypeError, match="^fn of in_executor must be a function that is not async, but returns_coroutine returned"
+        TypeError, match=r"^fn of in_executor must be a function that is not async, but returns_coroutine returned"
     ):
         await in_executor(executor, returns_coroutine)(0)
 

@@ -946,15 +946,17 @@ def test_is_named_like_the_function(threads, fn, name):
 
 @pytest.mark.parametrize("executor", [None, 3, ThreadPoolExecutor])
 def test_executor_that_is_none_is_a_type_error_at_once(executor):
-    with pytest.raises(TypeError, match=r"^executor must be a concurrent\.futures\.Executor, got (None|3|the class Th)"):
+    with pytest.raises(
+        TypeError, match=r"^executor must be a concurrent\.futures\.Executor, got (None|3|the class Th)"
+    ):
         in_executor(executor, square)
 
 
 def test_async_function_is_a_type_error_at_once_that_names_it(threads):
-    with pytest.raises(TypeError, match="^fn of in_executor must be a function that is not async, but coroutine_fun"):
+    with pytest.raises(TypeError, match=r"^fn of in_executor must be a function that is not async, but coroutine_fun"):
         in_executor(threads, coroutine_function)
 
 
 def test_function_in_the_place_of_the_executor_is_a_type_error():
-    with pytest.raises(TypeError, match="^executor must be"):
+    with pytest.raises(TypeError, match=r"^executor must be"):
         in_executor(square, None)

@@ -598,7 +598,7 @@ def test_on_end_is_named():
 
 @pytest.mark.parametrize("fn", [None, 3, "f"])
 def test_function_that_cannot_be_called_is_a_type_error_at_once(fn):
-    with pytest.raises(TypeError, match="^fn must be an async function, got"):
+    with pytest.raises(TypeError, match=r"^fn must be an async function, got"):
         Meter().wrap(fn)
 
 

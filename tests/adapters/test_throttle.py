@@ -343,7 +343,7 @@ def test_bad_burst(bad, error):
 
 
 def test_function_that_cannot_be_called_is_a_type_error():
-    with pytest.raises(TypeError, match="^fn must be an async function, got 3"):
+    with pytest.raises(TypeError, match=r"^fn must be an async function, got 3"):
         throttle(3, 1)
 
 

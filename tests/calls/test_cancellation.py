@@ -259,7 +259,7 @@ async def test_siblings_cancellation_never_surfaces_instead_of_the_cause(autojum
             if x == 2:
                 raise OSError("root cause")
 
-    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="^root cause$"), flatten_subgroups=True):
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match=r"^root cause$"), flatten_subgroups=True):
         await fanout.map(fn, [1, 2, 3], limit=2)
 
 
@@ -351,7 +351,7 @@ async def test_a_group_that_holds_one_is_no_failure_and_kept_whole(policy):
     async def fn(x):
         raise group
 
-    with pytest.RaisesGroup(KeyboardInterrupt, ValueError, match="^mine$") as excinfo:
+    with pytest.RaisesGroup(KeyboardInterrupt, ValueError, match=r"^mine$") as excinfo:
         await fanout.map(fn, [1], policy=policy)
     assert excinfo.value.exceptions == group.exceptions  # Trio's nursery may copy groups, but not what is in them
 

@@ -634,7 +634,7 @@ async def test_an_interrupt_in_a_step_propagates_unwrapped(cancelled, interrupt,
 
 @pytest.mark.parametrize("steps", [None, 3, "steps", [("a", Step(same))], {"a", "b"}, same])
 async def test_steps_that_are_no_mapping_are_a_type_error(steps):
-    with pytest.raises(TypeError, match="^steps must be a mapping"):
+    with pytest.raises(TypeError, match=r"^steps must be a mapping"):
         await fanout.run_graph(steps)
 
 
@@ -646,12 +646,12 @@ async def test_values_that_are_no_steps_are_a_type_error(wrong):
 
 @pytest.mark.parametrize("needs", ["plan", b"plan", "", 3, None])
 def test_needs_that_are_a_string_or_no_iterable_are_a_type_error(needs):
-    with pytest.raises(TypeError, match="^needs of a Step must be an iterable of names"):
+    with pytest.raises(TypeError, match=r"^needs of a Step must be an iterable of names"):
         Step(same, needs=needs)
 
 
 def test_a_step_of_no_function_is_a_type_error():
-    with pytest.raises(TypeError, match="^fn of a Step must be an async function, got 3"):
+    with pytest.raises(TypeError, match=r"^fn of a Step must be an async function, got 3"):
         Step(3)
     with pytest.raises(TypeError, match="without calling it"):
         Step(same())
@@ -704,7 +704,7 @@ async def test_a_step_that_needs_itself_is_a_cycle(step):
 
 @pytest.mark.parametrize("policy", [fanout.FirstSuccess(), fanout.Collect, None])
 async def test_wrong_policies_are_type_errors(policy, step):
-    with pytest.raises(TypeError, match="^policy of run_graph must be"):
+    with pytest.raises(TypeError, match=r"^policy of run_graph must be"):
         await fanout.run_graph({"a": step("a")}, policy=policy)
     assert step.began == {}
 
@@ -712,11 +712,11 @@ async def test_wrong_policies_are_type_errors(policy, step):
 @GROUP_POLICIES
 async def test_wrong_limits_and_timeouts_raise_at_once(policy, step):
     graph = {"a": step("a")}
-    with pytest.raises(TypeError, match="^limit must be"):
+    with pytest.raises(TypeError, match=r"^limit must be"):
         await fanout.run_graph(graph, limit=2.5, policy=policy)
-    with pytest.raises(ValueError, match="^limit must be"):
+    with pytest.raises(ValueError, match=r"^limit must be"):
         await fanout.run_graph(graph, limit=0, policy=policy)
-    with pytest.raises(ValueError, match="^item_timeout must be"):
+    with pytest.raises(ValueError, match=r"^item_timeout must be"):
         await fanout.run_graph(graph, item_timeout=0, policy=policy)
     assert step.began == {}
 

@@ -548,7 +548,7 @@ async def test_nothing_is_left_for_the_garbage_collector(policy):
 
 @pytest.mark.parametrize("wrong", [None, 1, "yes", ()], ids=repr)
 def test_settled_that_is_no_bool_is_a_type_error(wrong):
-    with pytest.raises(TypeError, match="^settled of a Step must be True or False, got"):
+    with pytest.raises(TypeError, match=r"^settled of a Step must be True or False, got"):
         Step(same, settled=wrong)
 
 

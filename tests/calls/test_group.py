@@ -482,21 +482,21 @@ async def test_wrong_policies_are_type_errors(policy):
 
 @pytest.mark.parametrize("limit", [True, 2.5, "3", None, math.nan])
 async def test_limits_of_the_wrong_type_are_type_errors(limit):
-    with pytest.raises(TypeError, match="^limit must be"):
+    with pytest.raises(TypeError, match=r"^limit must be"):
         async with fanout.open_group(limit=limit):
             pytest.fail("the block began")
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 async def test_limits_below_one_are_value_errors(limit):
-    with pytest.raises(ValueError, match="^limit must be"):
+    with pytest.raises(ValueError, match=r"^limit must be"):
         async with fanout.open_group(limit=limit):
             pytest.fail("the block began")
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan])
 async def test_wrong_timeouts_are_value_errors(seconds):
-    with pytest.raises(ValueError, match="^item_timeout must be"):
+    with pytest.raises(ValueError, match=r"^item_timeout must be"):
         async with fanout.open_group(item_timeout=seconds):
             pytest.fail("the block began")
 
@@ -507,7 +507,7 @@ async def test_a_coroutine_object_in_place_of_a_function_is_told(policy):
     async with fanout.open_group(policy=policy) as group:
         with pytest.raises(TypeError, match=r"^fn must be an async function.*without calling it"):
             group.start_soon(double(3))
-        with pytest.raises(TypeError, match="^fn must be an async function, got 3"):
+        with pytest.raises(TypeError, match=r"^fn must be an async function, got 3"):
             group.start_soon(3)
         handle = group.start_soon(double, 1)
     assert handle.index == 0

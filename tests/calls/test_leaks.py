@@ -178,6 +178,24 @@ async def test_no_task_and_no_token_is_left(shared, make, autojump_clock):
                 await attempt(kind, policy, make, limiter if shared else 3)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+async def test_items_that_have_ended_are_gone_while_the_last_one_runs(count, autojump_clock):
+    """Also those that were taken as nobody held the one before."""
+    things = Things()
+    left = count
+
+    async def fn(item):
+        nonlocal left
+        left -= 1
+        last = not left
+        del item
+        await trio.sleep(2 if last else 1)
+        if last:
+            assert things.alive == 1
+
+    await fanout.do(fn, (things.make() for _ in range(count)), limit=count)
+
+
 @pytest.mark.parametrize("limit", [1, 3])
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 async def test_only_the_items_that_run_are_alive(asynchronous, shared, limit):

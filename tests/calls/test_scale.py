@@ -13,6 +13,37 @@ from helpers import ALL_POLICIES, aiter_of, busy, notes_of
 var = contextvars.ContextVar("var")
 
 
+async def test_what_many_items_raise_is_chained_in_one_go(autojump_clock):
+    """Not from the beginning of the chain for each of them: exceptions that are not an `Exception` are all kept."""
+    reads = 0
+
+    class Stop(BaseException):
+        @property
+        def __context__(self):
+            nonlocal reads
+            reads += 1
+            return BaseException.__context__.__get__(self)
+
+        @__context__.setter
+        def __context__(self, context):
+            BaseException.__context__.__set__(self, context)
+
+    async def stop(n):
+        try:
+            await trio.sleep(1)
+        finally:
+            raise Stop(n)
+
+    with pytest.raises(Stop) as info:
+        await fanout.do(stop, range(500), limit=500)
+    assert reads < 20_000
+    chained, exc = set(), info.value
+    while exc is not None:
+        chained.add(exc)
+        exc = BaseException.__context__.__get__(exc)
+    assert len([exc for exc in chained if type(exc) is Stop]) == 500
+
+
 # Thousands of workers
 
 

@@ -339,7 +339,7 @@ def test_needs_with_an_order(needs):
 
 @pytest.mark.parametrize("needs", [[["x"]], [{}]])
 def test_needs_that_cannot_be_names(needs):
-    with pytest.raises(TypeError, match="^needs of a Step must be an iterable of names"):
+    with pytest.raises(TypeError, match=r"^needs of a Step must be an iterable of names"):
         fanout.Step(trio.sleep, needs=needs)
 
 

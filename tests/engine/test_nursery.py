@@ -342,6 +342,14 @@ def test_chain_ends_where_exceptions_form_a_loop_already():
     one.__context__ = None
 
 
+def test_a_chain_of_exceptions_that_lead_to_one_another_has_each_once():
+    one, two, three = ValueError(1), ValueError(2), ValueError(3)
+    three.__context__ = two
+    two.__context__ = one
+    chain(one, two, three, two, one)
+    assert chain_of(one) == [one, two, three]
+
+
 def test_chain_of_ends_where_exceptions_form_a_loop():
     one, other = ValueError(), KeyError()
     one.__context__, other.__context__ = other, one

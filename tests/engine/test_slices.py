@@ -87,12 +87,23 @@ async def test_all_runs_together_hold_up_other_tasks_for_one_slice(runs):
     assert stopwatch.most <= 22  # a slice and an item, early in one turn and late in the next
 
 
-async def run_of_one_worker(fn):
-    await fanout.do(fn, itertools.count(), limit=1)
+async def run_of_workers(limit, fn):
+    """All of them are there before any takes a second item."""
+    all_there = trio.Event()
+
+    async def item(x):
+        if x == limit - 1:
+            all_there.set()
+        if x < limit:
+            await all_there.wait()
+        await fn(x)
+
+    await fanout.do(item, itertools.count(), limit=limit)
 
 
-async def run_of_three_workers(fn):
-    await fanout.do(fn, itertools.count(), limit=3)
+run_of_one_worker = partial(run_of_workers, 1)
+run_of_forty_workers = partial(run_of_workers, 40)
+run_of_too_many_workers = partial(run_of_workers, 3 * slices.AT_ONCE)  # to stay awake
 
 
 async def runs_of_one_item(fn):
@@ -106,25 +117,67 @@ async def stream_that_is_read(fn):
             pass
 
 
-@pytest.mark.parametrize("run", [run_of_one_worker, run_of_three_workers, runs_of_one_item, stream_that_is_read])
-def test_runs_side_by_side_share_the_slices(monkeypatch, run):
-    """Where nothing shuffles them, Trio resumes tasks in the order in which they were scheduled, or the opposite."""
+@pytest.fixture
+def trios_order(monkeypatch):
+    """Trio's own order of tasks: that in which they were scheduled, or the opposite. Other tests shuffle them."""
     monkeypatch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", False)
-    done = dict.fromkeys(range(5), 0)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [run_of_one_worker] * 5,
+        [run_of_forty_workers] * 5,
+        [runs_of_one_item] * 5,
+        [stream_that_is_read] * 5,
+        [run_of_one_worker, run_of_forty_workers, run_of_too_many_workers],
+    ],
+)
+def test_runs_side_by_side_share_the_slices(trios_order, runs):
+    done = [0] * len(runs)
 
     async def main():
         async with trio.open_nursery() as nursery:
-            for name in done:
-                nursery.start_soon(run, partial(count, name))
-            while sum(done.values()) < 100 * slices.AT_ONCE:
+            for number, run in enumerate(runs):
+                nursery.start_soon(run, partial(count, number))
+            while min(done) == 0:  # until all of their workers are there
+                await trio.lowlevel.checkpoint()
+            done[:] = [0] * len(runs)
+            while sum(done) < 40 * slices.AT_ONCE:
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 
-    async def count(name, x):
-        done[name] += 1
+    async def count(number, x):
+        done[number] += 1
 
     trio.run(main, clock=MockClock())
-    assert min(done.values()) > max(done.values()) / 2
+    assert min(done) > max(done) / 2
+
+
+@pytest.mark.parametrize("limit", [40, 2 * slices.AT_ONCE])
+def test_a_small_run_does_not_wait_for_all_workers_of_another(trios_order, limit):
+    turns = 0
+
+    async def count_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async def main():
+        nonlocal turns
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_of_workers, limit, at_once)
+            nursery.start_soon(count_turns)
+            while turns < 100:
+                await trio.lowlevel.checkpoint()
+            for _ in range(10):
+                turns = 0
+                await fanout.map(at_once, [1])
+                assert turns < 10
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock())
 
 
 async def test_tasks_that_wait_for_the_next_slice_are_woken_even_if_others_are_cancelled(autojump_clock):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from typing_extensions import TypeIs
 
@@ -120,37 +120,43 @@ def set_links(
 
 def chain_of(exc: BaseException) -> list[BaseException]:
     """`exc` and what its traceback prints above it, from the last to the first."""
-    links = [exc]
-    seen = {id(exc)}
+    links: dict[int, BaseException] = {}
+    _follow(exc, links)
+    return [*links.values()]
+
+
+def chain(exc: BaseException, *earlier: BaseException) -> None:
+    """Have the traceback of `exc` print `earlier`, the last of them first, before all that it prints now."""
+    links: dict[int, BaseException] = {}
+    last = _follow(exc, links)
+    for other in earlier:
+        if id(other) not in links:
+            _cut(other, links)
+            set_context(last, other)
+            BaseException.__setattr__(last, "__suppress_context__", False)  # `raise ... from None` would hide it
+            last = _follow(other, links)
+
+
+def _follow(exc: BaseException, links: dict[int, BaseException]) -> BaseException:
+    """Add `exc` and what its traceback prints above it to `links`, by id. Returns the first that is printed."""
     while True:
+        links[id(exc)] = exc
         link = exc.__context__ if exc.__cause__ is None and not exc.__suppress_context__ else exc.__cause__
-        if link is None or id(link) in seen:
-            return links
-        seen.add(id(link))
-        links.append(link)
+        if link is None or id(link) in links:
+            return exc
         exc = link
 
 
-def chain(exc: BaseException, earlier: BaseException) -> None:
-    """Have the traceback of `exc` print `earlier` before all that it prints now."""
-    links = chain_of(exc)
-    if any(link is earlier for link in links):
-        return
-    _cut(earlier, links)
-    set_context(links[-1], earlier)
-    BaseException.__setattr__(links[-1], "__suppress_context__", False)  # `raise ... from None` would hide it
-
-
-def _cut(exc: BaseException, links: list[BaseException]) -> None:
-    """Cut `exc`, and what it came out of, off `links`, which are about to be linked to it.
+def _cut(exc: BaseException, targets: Container[int]) -> None:
+    """Cut `exc`, and what it came out of, off the exceptions with these ids, which are about to be linked to it.
 
     A task that is cancelled while an exception is handled gets a Cancelled with that exception as its context.
     """
-    targets = set(map(id, links))
-    todo, seen = [exc], set(targets)
+    todo: list[BaseException] = [exc]
+    seen: set[int] = set()
     while todo:
         exc = todo.pop()
-        if id(exc) in seen:
+        if id(exc) in seen or id(exc) in targets:
             continue
         seen.add(id(exc))
         if id(exc.__context__) in targets:

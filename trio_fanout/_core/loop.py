@@ -82,7 +82,7 @@ class Loop(Generic[T, R]):
                     await trio.lowlevel.checkpoint()  # the last item has set a context variable
                 while slice_.end != end or now() >= end:
                     if now() >= slice_.end:  # `slice_.over()`, without the call
-                        await slice_.next()
+                        await slice_.next(crew)
                     else:
                         # Others have begun this slice. If runs inside the items did so each time, behind a shield, this
                         # worker would never notice that its own run is cancelled.

@@ -149,9 +149,7 @@ def most_important(raised: Sequence[BaseException | None]) -> BaseException | No
     if not excs:
         return None
     chosen = min(excs, key=lambda exc: (is_cancelled(exc), isinstance(exc, Exception)))
-    for exc in excs:
-        if exc is not chosen and not is_cancelled(exc):
-            chain(chosen, exc)
+    chain(chosen, *(exc for exc in excs if exc is not chosen and not is_cancelled(exc)))
     return chosen
 
 

@@ -70,13 +70,15 @@ class Slice:
 
     now: Callable[[], float]  # the time
     end: float  # when this slice is over, by `now`
-    _line: OrderedDict[object, None]  # one entry for each worker that waits for a slice and is awake
-    _asleep: trio.lowlevel.ParkingLot  # the others
+    _line: OrderedDict[object, int]  # the runs whose turn it is next, and how many workers of each wait awake
+    _awake: int  # how many that is together
+    _asleep: trio.lowlevel.ParkingLot  # the other workers that wait
 
     def __init__(self, clock: trio.abc.Clock) -> None:
         self.now = perf_counter if isinstance(clock, _TRIOS_CLOCK) else VirtualTime(clock)
         self.end = self.now() + SLICE
         self._line = OrderedDict()  # ordered by class, as the first entry of a plain dict is behind holes
+        self._awake = 0
         self._asleep = trio.lowlevel.ParkingLot()
 
     def over(self) -> bool:
@@ -87,32 +89,38 @@ class Slice:
         """End the slice, so that each task looks for a cancellation before it goes on."""
         self.end = -math.inf
 
-    async def next(self) -> None:
-        """Let other tasks run until this one may go on, in a slice that has begun or in one that it begins.
+    async def next(self, run: object) -> None:
+        """Let other tasks run until this worker of `run` may go on, in a slice that has begun or in one that it begins.
 
-        Only the first in the line begins a slice, so that there is one in each turn of Trio's loop, however many wait.
-        A worker keeps its place until it may go on. If it went to the end of the line in each turn, the same few would
-        begin all slices, and use them up before the others have looked: Trio resumes tasks in the order in which they
-        were scheduled, or in the opposite one.
+        Only a worker of the first run in the line begins a slice, and its run then goes to the end. So there is one
+        slice in each turn of Trio's loop, and all runs have their turn, however many workers each has. If whoever comes
+        first began the slice, the same few would do so for ever, and use it up before the others have looked: Trio
+        resumes tasks in the order in which they were scheduled, or in the opposite one.
         """
-        if len(self._line) >= AT_ONCE:
+        line = self._line
+        # A run with nobody awake does not stand behind all workers of another one.
+        if self._awake >= AT_ONCE and (run in line or len(line) >= AT_ONCE):
             await self._asleep.park()
             if not self.over():
                 self._asleep.unpark()
                 return
-        place = object()
-        self._line[place] = None
+        line[run] = line.get(run, 0) + 1
+        self._awake += 1
         try:
             while True:
                 end = self.end
                 await trio.lowlevel.checkpoint()
                 if not self.over():
                     return
-                if self.end == end and next(iter(self._line)) is place:
+                if self.end == end and next(iter(line)) is run:
                     self._begin()
+                    line.move_to_end(run)
                     return
         finally:
-            del self._line[place]
+            line[run] -= 1
+            if not line[run]:
+                del line[run]
+            self._awake -= 1
             self._asleep.unpark()  # each that was awake wakes another, as does one that was woken, above
 
     async def pause(self, *, shielded: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator
@@ -79,7 +80,7 @@ class Source(ABC, Generic[T_co]):
 class Pull(Source[T]):
     """The items of a plain iterable, taken by the workers themselves."""
 
-    __slots__ = ("_iterator", "_run_in_context", "length", "take")
+    __slots__ = ("_first", "_iterator", "_run_in_context", "length", "take")
 
     def __init__(self, items: Iterable[T]) -> None:
         super().__init__()
@@ -88,8 +89,11 @@ class Pull(Source[T]):
         # Each step of the iterator runs in one context, whichever worker asks: a generator may set a variable before a
         # `yield` and reset it after.
         self._run_in_context: Any = contextvars.copy_context().run
+        entries = enumerate(itertools.chain([None], iter(self._iterator)), -1)
+        # If nobody held its first tuple, `enumerate` would use it again and again, and keep an item alive by it.
+        self._first = next(entries)
         # Not a method, because the loop calls it for each item, and this is C all through. Any, for type checkers.
-        self.take: Any = functools.partial(self._run_in_context, next, enumerate(self._iterator), None)
+        self.take: Any = functools.partial(self._run_in_context, next, entries, None)
 
     def ready(self, taken: int, /) -> float:
         """How many items are left. Where that is not known, one at a time is looked for."""
