@@ -111,6 +111,7 @@ async def test_failure_that_is_kept_keeps_no_task(name):
 
 
 async def collected():
+    EXECUTOR.submit(int).result()  # a thread holds its last call until it is given another one
     for _ in range(3):  # Trio lets go of the frames of the last wait
         await trio.lowlevel.checkpoint()
     gc.collect()
