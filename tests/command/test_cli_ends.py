@@ -215,6 +215,16 @@ def test_a_dry_run_shows_the_others(cli, batch):
     assert ran.err.startswith(f"trio-fanout: {what} failed: cannot start: ")
 
 
+def test_input_without_an_end_is_wrong():
+    # What the system gives it would not do for much more than one item that is too long.
+    command = ["sh", "-c", 'ulimit -v 1500000; exec "$@" </dev/zero', "-", *COMMAND, "map", "echo"]
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == (
+        "trio-fanout: standard input: no end of an item in 64 MiB: items end with a newline, or with --null, a NUL\n"
+    )
+
+
 def test_a_dry_run_of_wrong_input(cli):
     ran = cli("do", "--dry-run", "--json", "echo", stdin='"a"\n"b"\nwrong')
     assert ran == Ran(2, b"echo a\necho b\n", "trio-fanout: standard input: line 3: Expecting value\n")
