@@ -524,6 +524,15 @@ def test_no_room_for_input_ends_fan_out_with_a_message(cli, monkeypatch, tmp_pat
     assert ran.err.endswith(": No space left on device\ntrio-fanout: 0 done, 0 failed, 1 not run\n")
 
 
+@pytest.mark.parametrize("arguments", [["fan-out", "cat"], ["map", "head", "-c", "20000000"]])
+def test_a_disk_that_is_full_from_the_start_ends_all_with_a_message(arguments):
+    done = limited("ulimit -f 0", *arguments, input=b"/dev/zero\n")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"trio-fanout: cannot keep ")
+    assert b" in a temporary file: No usable temporary directory found in " in done.stderr
+    assert b"\ntrio-fanout: 0 done, 0 failed" in done.stderr
+
+
 @pytest.mark.slow
 def test_memory_is_flat_on_endless_input_and_output(tmp_path):
     (tmp_path / "items").write_text("x\n")

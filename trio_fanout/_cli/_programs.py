@@ -11,13 +11,12 @@ import os
 import resource
 import selectors
 import signal
-import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._stdio import PIECE, FatalError, in_thread, reason
+from ._stdio import PIECE, FatalError, in_thread, reason, temporary_place
 from ._system import signal_group, wait_for_group
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ class Program:
                 os.close(self._pidfd)
         if self._no_room is not None:
             self.close()
-            msg = f"cannot keep what a program prints in {tempfile.gettempdir()}: {reason(self._no_room)}"
+            msg = f"cannot keep what a program prints in {temporary_place()}: {reason(self._no_room)}"
             raise FatalError(msg)
         return over
 
