@@ -232,6 +232,12 @@ def test_a_log_that_cannot_be_read_is_wrong_use(tmp_path, monkeypatch):
         History().read(tmp_path / "log", [])
 
 
+def test_a_log_that_cannot_be_looked_up_is_wrong_use(cli):
+    name = "x" * 300
+    ran = cli("do", "--log", name, "--resume", "true", stdin="a\n")
+    assert ran == Ran(2, b"", f"trio-fanout: cannot open the log '{name}': File name too long\n")
+
+
 async def test_a_line_is_one_write_where_the_system_takes_it(tmp_path, monkeypatch):
     log = Log(tmp_path / "log")
     write = os.write

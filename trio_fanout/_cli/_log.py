@@ -114,10 +114,9 @@ class History:
         Raises:
             UsageError: the file cannot be read, is not a log, or is one of other programs.
         """
-        if not path.is_file():
-            return
         try:
-            self._read(path, programs)
+            if path.is_file():
+                self._read(path, programs)
         except OSError as exc:
             msg = f"cannot open the log {str(path)!r}: {reason(exc)}"
             raise UsageError(msg) from None
