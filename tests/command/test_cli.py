@@ -648,6 +648,14 @@ def test_version(cli):
     assert ran.out.startswith(b"trio-fanout ")
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.parametrize("output", [">&-", ">/dev/full"])
+def test_where_it_cannot_be_printed_help_is_no_failure(option, output):
+    done = limited(f"exec {output}; export PYTHONUNBUFFERED=1", option)
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+
+
 # Surroundings
 
 
