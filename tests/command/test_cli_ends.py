@@ -284,6 +284,20 @@ def test_the_log_is_not_the_output(tmp_path, command):
     assert (tmp_path / "log").read_bytes() == b""
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_the_log_is_not_where_messages_go(tmp_path, resume):
+    with (tmp_path / "log").open("w") as file:
+        done = subprocess.run(
+            [*COMMAND, "do", "-k", "--log", "log", *resume, "sh", "-c", "echo >&2; false"],
+            input=b"a\nb\n",
+            stderr=file,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert (tmp_path / "log").read_text() == "trio-fanout: the log and standard error are the same file\n"
+
+
 @pytest.mark.slow
 def test_the_input_is_not_the_output(tmp_path):
     (tmp_path / "list").write_text("a\n")

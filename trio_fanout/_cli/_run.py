@@ -163,8 +163,8 @@ class Run:
             check_apart(source, output)
         history = None
         if options.log is not None:
-            check_apart(("the log", options.log), source)
-            check_apart(("the log", options.log), output)
+            for other in (source, output, ("standard error", 2)):
+                check_apart(("the log", options.log), other)
             history = History()
             if options.resume:
                 await in_thread(history.read, options.log, self._programs.all)
