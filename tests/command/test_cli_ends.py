@@ -215,6 +215,12 @@ def test_a_dry_run_shows_the_others(cli, batch):
     assert ran.err.startswith(f"trio-fanout: {what} failed: cannot start: ")
 
 
+def test_a_dry_run_knows_that_no_argument_holds_a_nul(cli):
+    ran = cli("do", "--dry-run", "echo", stdin="a\nb\0\nc\n")
+    assert (ran.code, ran.out) == (1, b"echo a\necho c\n")
+    assert ran.err == "trio-fanout: item 1 ('b\\x00') failed: cannot start: embedded null byte\n"
+
+
 def test_input_without_an_end_is_wrong():
     # What the system gives it would not do for much more than one item that is too long.
     command = ["sh", "-c", 'ulimit -v 1500000; exec "$@" </dev/zero', "-", *COMMAND, "map", "echo"]
