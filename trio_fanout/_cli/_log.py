@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import trio
 
@@ -160,21 +160,23 @@ def _parsed(line: bytes) -> object:
         return None
 
 
-def _is_record(value: Any) -> TypeGuard[dict[str, Any]]:
+def _is_record(value: object) -> TypeGuard[dict[str, Any]]:
     """Whether this is a result, as far as it is used here."""
+    if not isinstance(value, dict):
+        return False
+    record = cast("dict[str, Any]", value)
     return (
-        isinstance(value, dict)
-        and "failed" in value
-        and _are(int, [value.get("index")])
-        and _are(str, value["items"] if "items" in value else [value.get("item")])
-        and _are(int, value.get("occurrences", [value.get("occurrence", 0)]))
-        and _are(str, value.get("program", []))
+        "failed" in record
+        and _are(int, [record.get("index")])
+        and _are(str, record["items"] if "items" in record else [record.get("item")])
+        and _are(int, record.get("occurrences", [record.get("occurrence", 0)]))
+        and _are(str, record.get("program", []))
     )
 
 
-def _are(kind: type, values: Any) -> bool:
-    """Whether this is a list of such values."""
-    return isinstance(values, list) and all(type(value) is kind for value in values)  # True is an int, and no index
+def _are(kind: type, values: object) -> bool:
+    """Whether this is a list of such values. True is an int, and no index."""
+    return isinstance(values, list) and all(type(value) is kind for value in cast("list[object]", values))
 
 
 def _items(record: dict[str, Any]) -> Iterator[tuple[str, int]]:
