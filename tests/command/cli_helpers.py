@@ -94,10 +94,16 @@ def run(*args, **kwargs):
 
 
 @contextmanager
-def started(*args, **kwargs):
-    """Start the command in a process of its own, with pipes to and from it. It must end within the block."""
+def started(*args, before=(), **kwargs):
+    """Start the command in a process of its own, with pipes to and from it. It must end within the block.
+
+    Args:
+        args: its arguments.
+        before: a program, with arguments, that starts it.
+        kwargs: options of `Popen`.
+    """
     options = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([*COMMAND, *args], **(options | kwargs)) as process:
+    with subprocess.Popen([*before, *COMMAND, *args], **(options | kwargs)) as process:
         try:
             yield process
             process.wait(PATIENCE)

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 import pytest
 import trio
 
-from cli_helpers import COMMAND, PATIENCE, Cli, Ran, is_gone, number_in, run
+from cli_helpers import COMMAND, PATIENCE, Cli, Ran, is_gone, number_in, run, started, wait_for
 from trio_fanout._cli import _json, _options, _programs, _results, _run, _system, main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
@@ -376,6 +377,51 @@ def test_a_program_that_is_stopped_can_be_ended(cli):
     assert record["error"] == "timed out after 0.2 seconds"
 
 
+def test_a_program_that_has_joined_another_group_is_ended(cli, tmp_path):
+    (tmp_path / "joins.py").write_text(
+        """import os, time
+os.setpgid(0, os.getpgid(os.getppid()))
+with open("self", "w") as file:
+    file.write(str(os.getpid()))
+os.rename("self", "there")
+time.sleep(1000)
+"""
+    )
+    script = f"test $0 != 0 || exec {sys.executable} joins.py; while ! [ -e there ]; do sleep 0.01; done; exit 1"
+    assert cli("map", "-j2", "sh", "-c", script, stdin="0\n1\n").code == 1
+    assert is_gone(number_in(tmp_path / "there"))
+
+
+OF_ANOTHER_USER = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-kill", "--inh-caps=-all"]
+"""What starts a program of another user, and what starts one that may not signal it."""
+
+
+@pytest.mark.parametrize("who", ["program", "child"])
+def test_what_may_not_be_signalled_is_waited_for(tmp_path, who):
+    try:
+        subprocess.run([*WITHOUT_RIGHTS, *OF_ANOTHER_USER, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user cannot start a program of another one")
+    os.mkfifo(tmp_path / "release")
+    other = shlex.join([*OF_ANOTHER_USER, "sh", "-c", "echo begun; read line; echo over"])
+    script = f"exec <>release {other}" if who == "program" else f"{other} <>release; true"
+    with started("do", "-j1", "sh", "-c", script, before=WITHOUT_RIGHTS) as process:
+        process.stdin.write(b"0\n1\n")
+        process.stdin.close()
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGTERM)
+        for _ in range(3):  # at the latest when the second has been answered, the program would be taken for ended
+            process.send_signal(signal.SIGUSR1)
+            assert process.stderr.readline().startswith(b"trio-fanout: 1 running; 0 done, 0 failed")
+            pid = int(process.stderr.readline().split()[-1])
+            wait_for(lambda pid=pid: who == "program" or is_gone(pid))
+        with (tmp_path / "release").open("w") as file:
+            file.write("\n")
+        assert process.stdout.read() == b"over\n"
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
 def test_an_item_lasts_as_long_as_somebody_holds_its_output(cli):
     script = "(while ! [ -e go ]; do sleep 0.01; done; echo late) & echo early; touch go"
     (record,) = cli("map", "sh", "-c", script, stdin="a\n").records
@@ -476,6 +522,16 @@ def test_no_room_for_input_ends_fan_out_with_a_message(cli, monkeypatch, tmp_pat
     assert ran.code == 1
     assert ran.err.startswith("trio-fanout: cannot keep a copy of standard input in ")
     assert ran.err.endswith(": No space left on device\ntrio-fanout: 0 done, 0 failed, 1 not run\n")
+
+
+@pytest.mark.parametrize("arguments", [["fan-out", "cat"], ["map", "head", "-c", "20000000"]])
+def test_a_disk_that_is_full_from_the_start_ends_all_with_a_message(arguments):
+    # Coverage could not write its data either.
+    done = limited("unset COVERAGE_PROCESS_CONFIG; ulimit -f 0", *arguments, input=b"/dev/zero\n")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"trio-fanout: cannot keep ")
+    assert b" in a temporary file: No usable temporary directory found in " in done.stderr
+    assert b"\ntrio-fanout: 0 done, 0 failed" in done.stderr
 
 
 @pytest.mark.slow
@@ -591,6 +647,14 @@ def test_version(cli):
     ran = cli("--version")
     assert ran.code == 0
     assert ran.out.startswith(b"trio-fanout ")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.parametrize("output", [">&-", ">/dev/full"])
+def test_where_it_cannot_be_printed_help_is_no_failure(option, output):
+    done = limited(f"exec {output}; export PYTHONUNBUFFERED=1", option)
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
 
 
 # Surroundings

@@ -215,6 +215,22 @@ def test_a_dry_run_shows_the_others(cli, batch):
     assert ran.err.startswith(f"trio-fanout: {what} failed: cannot start: ")
 
 
+def test_a_dry_run_knows_that_no_argument_holds_a_nul(cli):
+    ran = cli("do", "--dry-run", "echo", stdin="a\nb\0\nc\n")
+    assert (ran.code, ran.out) == (1, b"echo a\necho c\n")
+    assert ran.err == "trio-fanout: item 1 ('b\\x00') failed: cannot start: embedded null byte\n"
+
+
+def test_input_without_an_end_is_wrong():
+    # What the system gives it would not do for much more than one item that is too long.
+    command = ["sh", "-c", 'ulimit -v 1500000; exec "$@" </dev/zero', "-", *COMMAND, "map", "echo"]
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == (
+        "trio-fanout: standard input: no end of an item in 64 MiB: items end with a newline, or with --null, a NUL\n"
+    )
+
+
 def test_a_dry_run_of_wrong_input(cli):
     ran = cli("do", "--dry-run", "--json", "echo", stdin='"a"\n"b"\nwrong')
     assert ran == Ran(2, b"echo a\necho b\n", "trio-fanout: standard input: line 3: Expecting value\n")
@@ -272,6 +288,20 @@ def test_the_log_is_not_the_output(tmp_path, command):
         )
     assert (done.returncode, done.stderr) == (2, b"trio-fanout: the log and standard output are the same file\n")
     assert (tmp_path / "log").read_bytes() == b""
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_the_log_is_not_where_messages_go(tmp_path, resume):
+    with (tmp_path / "log").open("w") as file:
+        done = subprocess.run(
+            [*COMMAND, "do", "-k", "--log", "log", *resume, "sh", "-c", "echo >&2; false"],
+            input=b"a\nb\n",
+            stderr=file,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert (tmp_path / "log").read_text() == "trio-fanout: the log and standard error are the same file\n"
 
 
 @pytest.mark.slow

@@ -65,6 +65,17 @@ def test_null_items_may_hold_newlines():
     assert split("null", b"a\nb\0c\0d") == ["a\nb", "c", "d"]
 
 
+@pytest.mark.parametrize(("kind", "end"), [("lines", b"\n"), ("null", b"\0"), ("json", b"\n")])
+def test_what_does_not_end_is_no_item(monkeypatch, kind, end):
+    monkeypatch.setattr(_items, "LONGEST", 10)
+    assert split(kind, (b"1234567890" + end) * 20 + b"12", range(7, 200, 7)) == ["1234567890"] * 20 + ["12"]
+    splitter = SPLITTERS[kind]()
+    assert list(splitter.feed(b"12345678901234567890" + end + b"1234567")) == ["12345678901234567890"]
+    assert list(splitter.feed(b"890")) == []
+    with pytest.raises(ValueError, match="no end of an item in 0 MiB"):
+        list(splitter.feed(b"1"))
+
+
 @pytest.mark.slow
 @given(st.lists(st.binary(max_size=4).filter(lambda item: b"\n" not in item)), st.data())
 def test_lines_come_out_as_they_went_in_however_they_are_cut(lines, data):

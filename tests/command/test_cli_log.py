@@ -205,8 +205,32 @@ def test_zeros_before_a_line_are_passed_over(tmp_path):
     assert done(path, "a", "b", "c") == [True, True, True]
 
 
+OTHER_RECORDS = [
+    '"failed": false',
+    '"index": 0, "item": "a"',
+    '"index": 0, "failed": false, "item": 5',
+    '"index": 0, "failed": false, "items": null',
+    '"index": 0, "failed": false, "items": ["a", 5]',
+    '"index": true, "failed": false, "item": "a"',
+    '"index": [], "failed": false, "item": "a"',
+    '"index": "0", "failed": false, "item": "a"',
+    '"index": 0, "failed": false, "item": "a", "program": 7',
+    '"index": 0, "failed": false, "item": "a", "program": ["echo", 7]',
+    '"index": 0, "failed": false, "item": "a", "program": ["echo"], "occurrence": "b"',
+    '"index": 0, "failed": false, "items": ["a"], "program": ["echo"], "occurrences": ["b"]',
+]
+
+
 @pytest.mark.parametrize(
-    "content", [b"my diary\n", b'{"index": 0, "item": "a", "failed": false}\n[1]\n', b"[" * 100_000]
+    "content",
+    [
+        b"my diary\n",
+        b'{"index": 0, "item": "a", "failed": false}\n[1]\n',
+        b"[" * 100_000,
+        b'{"index": {"_index": "test"}}\n' * 2,
+        b'{"index": 0}',
+        *(f"{{{members}}}\n".encode() for members in OTHER_RECORDS),
+    ],
 )
 def test_resume_refuses_a_file_that_is_no_log(cli, tmp_path, content):
     (tmp_path / "log").write_bytes(content)
@@ -230,6 +254,12 @@ def test_a_log_that_cannot_be_read_is_wrong_use(tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "open", deny)
     with pytest.raises(UsageError, match=r"cannot open the log '.*': Permission denied"):
         History().read(tmp_path / "log", [])
+
+
+def test_a_log_that_cannot_be_looked_up_is_wrong_use(cli):
+    name = "x" * 300
+    ran = cli("do", "--log", name, "--resume", "true", stdin="a\n")
+    assert ran == Ran(2, b"", f"trio-fanout: cannot open the log '{name}': File name too long\n")
 
 
 async def test_a_line_is_one_write_where_the_system_takes_it(tmp_path, monkeypatch):

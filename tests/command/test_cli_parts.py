@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -332,6 +333,17 @@ def test_a_message_that_cannot_be_written_is_no_reason_to_fail(monkeypatch):
 
     monkeypatch.setattr(os, "write", fail)
     _stdio.say("anything")
+
+
+def test_a_message_names_the_folder_of_temporary_files_if_there_is_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert _stdio.temporary_place() == str(tmp_path)
+
+    def no_folder():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(tempfile, "gettempdir", no_folder)
+    assert _stdio.temporary_place() == "a temporary file"
 
 
 def test_a_process_that_goes_while_it_is_looked_at_is_gone(tmp_path, monkeypatch):

@@ -168,3 +168,11 @@ def test_a_group_that_has_gone_cannot_be_signalled():
     child = os.posix_spawn("/bin/true", ["true"], {}, setpgroup=0)
     os.waitpid(child, 0)
     assert not _system.signal_group(child, signal.SIGTERM)
+
+
+def test_a_group_of_another_user_is_there(monkeypatch):
+    def deny(group, number):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "killpg", deny)
+    assert _system.signal_group(5, signal.SIGTERM)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 COUNTING: Final = 1.0  # seconds that finding out how many items are left may hold up what is said of them
 COUNTED: Final = 1 << 20  # bytes read at once to count items
 
+# Bytes. No system takes so long an argument. But JSON may have blanks and escapes that the item will not have, and an
+# item that is merely too long for an argument fails by itself.
+LONGEST: Final = 1 << 26
+
 
 class Item(NamedTuple):
     """A part of the input, its place in it, and how many equal ones came before."""
@@ -55,14 +59,19 @@ class Lines:
     def __init__(self, end: bytes = b"\n") -> None:
         self._end = end
         self._begun: list[bytes] = []  # the parts of an item that has not ended
+        self._size = 0  # of all of them
 
     def feed(self, piece: bytes) -> Iterator[str]:
         """The items that `piece` completes; an empty one is the end of the input."""
         first, *others = piece.split(self._end)
         self._begun.append(first)
+        self._size = len(others[-1]) if others else self._size + len(first)
         for part in others:
             yield _decoded(self._begun)
             self._begun = [part]
+        if self._size > LONGEST:
+            msg = f"no end of an item in {LONGEST >> 20} MiB: items end with a newline, or with --null, a NUL"
+            raise ValueError(msg)
         if not piece and (last := _decoded(self._begun)):
             yield last
 

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import trio
 
@@ -114,10 +114,9 @@ class History:
         Raises:
             UsageError: the file cannot be read, is not a log, or is one of other programs.
         """
-        if not path.is_file():
-            return
         try:
-            self._read(path, programs)
+            if path.is_file():
+                self._read(path, programs)
         except OSError as exc:
             msg = f"cannot open the log {str(path)!r}: {reason(exc)}"
             raise UsageError(msg) from None
@@ -130,13 +129,14 @@ class History:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 record = _parsed(line)
-                if record is None:
-                    if not _is_torn(line):
-                        msg = f"cannot resume from {str(path)!r}: line {number} is not a log record"
-                        raise UsageError(msg)
-                elif "program" not in record:
-                    by_index = unnumbered.setdefault(_digest(record["item"]), {})
-                    by_index[record["index"]] = not record["failed"]
+                if record is None and _is_torn(line):
+                    continue
+                if not _is_record(record):
+                    msg = f"cannot resume from {str(path)!r}: line {number} is not a log record"
+                    raise UsageError(msg)
+                if "program" not in record:
+                    for text, _ in _items(record):
+                        unnumbered.setdefault(_digest(text), {})[record["index"]] = not record["failed"]
                 elif _with_place(record["program"]) not in ours:
                     other = record["program"]
                 else:
@@ -151,16 +151,32 @@ class History:
         self._succeeded.update(key for key, succeeded in outcomes.items() if succeeded)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> object:
     """What a line holds; None if it is not whole."""
     try:
         # Zeros: a file system may have made room for a line, crashed, and the next line follows them.
-        record: Any = json.loads(line.strip(b"\0"))
+        return json.loads(line.strip(b"\0"))
     except (ValueError, RecursionError):
         return None
-    if isinstance(record, dict) and {"index", "failed"} <= record.keys() and ("item" in record or "items" in record):
-        return cast("dict[str, Any]", record)
-    return None
+
+
+def _is_record(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether this is a result, as far as it is used here."""
+    if not isinstance(value, dict):
+        return False
+    record = cast("dict[str, Any]", value)
+    return (
+        "failed" in record
+        and _are(int, [record.get("index")])
+        and _are(str, record["items"] if "items" in record else [record.get("item")])
+        and _are(int, record.get("occurrences", [record.get("occurrence", 0)]))
+        and _are(str, record.get("program", []))
+    )
+
+
+def _are(kind: type, values: object) -> bool:
+    """Whether this is a list of such values. True is an int, and no index."""
+    return isinstance(values, list) and all(type(value) is kind for value in cast("list[object]", values))
 
 
 def _items(record: dict[str, Any]) -> Iterator[tuple[str, int]]:

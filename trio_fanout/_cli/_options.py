@@ -192,7 +192,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version  # noqa: PLC0415
 
-        sys.stdout.write(f"trio-fanout {version('trio-fanout')}\n")
+        # As the help is printed: a standard output that is closed or full is no reason to fail.
+        parser._print_message(f"trio-fanout {version('trio-fanout')}\n", sys.stdout)  # noqa: SLF001
         parser.exit()
 
 

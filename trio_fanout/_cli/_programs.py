@@ -11,12 +11,12 @@ import os
 import resource
 import selectors
 import signal
-import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._stdio import PIECE, FatalError, in_thread, reason
+from ._stdio import PIECE, FatalError, in_thread, reason, temporary_place
 from ._system import signal_group, wait_for_group
 
 if TYPE_CHECKING:
@@ -184,13 +184,17 @@ class Program:
                 os.close(self._pidfd)
         if self._no_room is not None:
             self.close()
-            msg = f"cannot keep what a program prints in {tempfile.gettempdir()}: {reason(self._no_room)}"
+            msg = f"cannot keep what a program prints in {temporary_place()}: {reason(self._no_room)}"
             raise FatalError(msg)
         return over
 
-    def signal(self, number: int) -> bool:
-        """Send a signal to the group. False if no process in it can receive one."""
-        return signal_group(self.pid, number)
+    def signal(self, number: int) -> None:
+        """Send a signal to the group, and to the program itself if it has joined another one."""
+        signal_group(self.pid, number)
+        if not self._reaped:
+            with suppress(OSError):  # it may be that of another user
+                if os.getpgid(self.pid) != self.pid:
+                    os.kill(self.pid, number)
 
     def close(self) -> None:
         """Forget what it has printed."""
@@ -245,9 +249,11 @@ class Program:
         return self._reaped
 
     async def _end_group(self) -> None:
-        """End all processes of the group, with SIGTERM, and after a while with SIGKILL."""
-        if not self.signal(signal.SIGTERM):
-            return  # no process is left
+        """End the program and all processes of its group, with SIGTERM, and after a while with SIGKILL.
+
+        Those of another user cannot be ended. They are waited for: as long as they run, they take up their place.
+        """
+        self.signal(signal.SIGTERM)
         self.signal(signal.SIGCONT)  # one that is stopped would not notice
         with trio.move_on_after(KILL_AFTER):
             await self._wait_for_end()
@@ -256,7 +262,7 @@ class Program:
         await self._wait_for_end()
 
     async def _wait_for_end(self) -> None:
-        """Wait until no process is left in the group."""
+        """Wait until the program has exited, and no process is left in its group."""
         if not self._reaped:
             await self._wait_for_exit()
             os.waitpid(self.pid, 0)  # noqa: ASYNC222  # it has exited

@@ -34,7 +34,18 @@ from ._log import History, Log
 from ._output import Output, open_display
 from ._programs import Launcher
 from ._results import Result, Spool
-from ._stdio import STANDARD_INPUT, FatalError, UsageError, check_apart, in_thread, read_piece, reason, shown, write_all
+from ._stdio import (
+    STANDARD_INPUT,
+    FatalError,
+    UsageError,
+    check_apart,
+    in_thread,
+    read_piece,
+    reason,
+    shown,
+    temporary_place,
+    write_all,
+)
 from ._words import WITH_A_SHELL, Batches, Commands, Template, is_for_a_shell
 
 if TYPE_CHECKING:
@@ -152,8 +163,8 @@ class Run:
             check_apart(source, output)
         history = None
         if options.log is not None:
-            check_apart(("the log", options.log), source)
-            check_apart(("the log", options.log), output)
+            for other in (source, output, ("standard error", 2)):
+                check_apart(("the log", options.log), other)
             history = History()
             if options.resume:
                 await in_thread(history.read, options.log, self._programs.all)
@@ -198,7 +209,7 @@ class Run:
             while piece := await read_piece(0, STANDARD_INPUT):
                 write_all(copy, piece)
         except OSError as exc:
-            msg = f"cannot keep a copy of standard input in {tempfile.gettempdir()}: {reason(exc)}"
+            msg = f"cannot keep a copy of standard input in {temporary_place()}: {reason(exc)}"
             raise FatalError(msg) from None
 
     async def _print_words(self, jobs: AsyncIterable[Job]) -> None:

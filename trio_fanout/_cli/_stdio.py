@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import stat
+import tempfile
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -114,6 +115,14 @@ def tell(text: str) -> None:
 def reason(exc: Exception) -> str:
     """What went wrong, in the words of the system where it was the system."""
     return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
+
+
+def temporary_place() -> str:
+    """Where temporary files are, as messages name it."""
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # none of the folders can be written to
+        return "a temporary file"
 
 
 def shown(item: str) -> str:

@@ -69,7 +69,7 @@ class Template:
         """The program and its arguments for a job.
 
         Raises:
-            UnicodeEncodeError: an item has a lone surrogate, from JSON, which is not a byte.
+            ValueError: an item has a NUL, which ends an argument, or a lone surrogate, from JSON, which is not a byte.
         """
         words: list[bytes] = []
         for word in self._words:
@@ -107,6 +107,9 @@ class _Word:
         if len(self._parts) == 1:
             return self._parts[0]
         text = item.text.encode("utf-8", "surrogateescape")
+        if b"\0" in text:
+            msg = "embedded null byte"  # as Python would say when it starts the program
+            raise ValueError(msg)
         if self._parts == _JUST_ITEM:
             return text
         # In one go, as an item may hold braces, too.
@@ -176,23 +179,38 @@ _MEANS_SOMETHING: Final = frozenset("|&;<>$`\n")
 _SHELLS: Final = frozenset(["sh", "bash", "rbash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "csh", "tcsh"])
 _WRAPPERS: Final = {
     "busybox": "",
+    "chroot": "g G u --groups --userspec",
+    "chrt": "D P T --sched-deadline --sched-period --sched-runtime",
     "command": "",
     "doas": "a C u",
     "env": "u C P S --unset --chdir --split-string --argv0",
+    "flock": "E w --conflict-exit-code --timeout --wait",
     "ionice": "c n p P u --class --classdata",
     "nice": "n --adjustment",
     "nohup": "",
+    "setpriv": "--ambient-caps --apparmor-profile --bounding-set --egid --euid --groups --inh-caps --landlock-access "
+    "--landlock-rule --pdeathsig --ptracer --regid --reuid --rgid --ruid --seccomp-filter --securebits --selinux-label",
     "setsid": "",
     "stdbuf": "i o e --input --output --error",
+    # Not those that begin with --summary, which is one without a value, and would be taken for one of them, cut short.
+    "strace": "a b e E I o O p P s S u U X --abbrev --argv0 --attach --columns --const-print-style --detach-on --env "
+    "--fault --inject --interruptible --kvm --output --raw --read --signal --status --string-limit --trace "
+    "--trace-path --user --verbose --write",
     "sudo": "a C c D g h p R r T t U u --auth-type --close-from --login-class --chdir --group --host --prompt --chroot "
     "--role --command-timeout --type --other-user --user",
+    "taskset": "",
     "time": "f o --format --output",
     "timeout": "k s --kill-after --signal",
+    "unshare": "G l R S w --boottime --load-interp --map-group --map-groups --map-user --map-users --monotonic "
+    "--propagation --root --setgid --setgroups --setuid --wd",
 }
 """Programs that start the program that is named after their own options, and those of these that have a value."""
 
+_TAKE_A_WORD: Final = frozenset(["chroot", "chrt", "flock", "taskset", "timeout"])
+"""Those that have a word of their own between the options and the program."""
+
 _FISH: Final = "c C d D f o --command --init-command --debug --debug-output --features"
-_OTHER_SHELLS: Final = "o O --rcfile --init-file"  # of which no value is a part of the same word
+_OTHER_SHELLS: Final = "o O --rcfile --init-file --emulate"  # of which no value is a part of the same word
 
 
 def is_for_a_shell(name: str) -> bool:
@@ -210,8 +228,10 @@ def script_with_item(words: Sequence[str]) -> str | None:
         if name not in _WRAPPERS:
             break
         _take_options(rest, _WRAPPERS[name])
-        if name == "timeout":
-            del rest[:1]  # how long
+        if name in _TAKE_A_WORD:
+            del rest[:1]
+        if name == "flock" and rest[:1] in (["-c"], ["--command"]):
+            return next(filter(_takes_item, rest[1:2]), None)
         while name in ("env", "sudo") and rest and "=" in rest[0]:
             del rest[0]
     return None
@@ -245,7 +265,7 @@ def _take_options(rest: list[str], have_values: str, *, attached: bool = True) -
         if value is None:
             value = rest.pop(0) if option in names and rest else ""
         options.append((option, value))
-        if option in names and option in ("S", "--split-string"):  # of `env`
+        if option in ("S", "--split-string") and "--split-string" in names:  # of `env`
             with suppress(ValueError):  # quotes that do not match, which `env` will not take either
                 rest[:0] = shlex.split(value)
 
