@@ -314,6 +314,25 @@ def test_progress_stays_in_sight_while_results_go_to_a_file(spawn, tmp_path, com
     assert child.exitstatus == 0
 
 
+@pytest.mark.cli
+@pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
+def test_programs_that_print_to_the_terminal_have_it_for_themselves(spawn, tmp_path, command):
+    (tmp_path / "items").write_text("0\n1\n")
+    child = spawn(*command, "do", "-j1", "--items", "items", "printf", "%s-half ")
+    assert child.read() == "0-half 1-half "
+
+
+@pytest.mark.cli
+def test_progress_of_do_is_seen_while_programs_print_to_a_file(spawn, tmp_path):
+    (tmp_path / "items").write_text("0\n")
+    child = spawn(*RESULTS_GO_ELSEWHERE, *WITHOUT_RICH, "do", "--items", "items", *shell_item(tmp_path))
+    wait_until_begun(tmp_path)
+    child.expect("0 of 1 done, 0 failed")
+    release(tmp_path, "finished")
+    child.read()
+    assert (tmp_path / "out").read_text() == "finished\n"
+
+
 @pytest.mark.slow
 @pytest.mark.cli
 @pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])

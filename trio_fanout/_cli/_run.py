@@ -54,7 +54,9 @@ MOMENT: Final = 0.1  # seconds in which a signal to all processes of a session o
 
 async def run(options: Options) -> int:
     """Do what the options say; returns the exit code."""
-    display = open_display(wanted=options.progress and not options.dry_run)
+    # Programs whose output is not captured print to the terminal whenever they like. A display would erase that.
+    is_shared = options.output == "none" and os.isatty(1)
+    display = open_display(wanted=options.progress and not options.dry_run and not is_shared)
     output = Output(options.output, display, logs=options.log is not None)
     end = End(options, output)
     with ExitStack() as stack:
