@@ -393,21 +393,43 @@ def wait_for_state(pid, wanted):
         time.sleep(0.005)
 
 
+LOOKS_AT_PROCESSES = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="looks at the states of processes"
+)
+
+
 @pytest.mark.cli
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at the states of processes")
+@LOOKS_AT_PROCESSES
 def test_ctrl_z_stops_what_runs_until_it_is_continued(spawn, tmp_path):
-    child = spawn(*COMMAND, "map", "-j1", "--timeout", "1000", *shell_item(tmp_path))
-    child.sendline("0")
+    (tmp_path / "items").write_text("0\n")
+    shell = ["sh", "-m", "-c", '"$@"; echo stopped: $?; read line; fg', "-"]  # with job control
+    child = spawn(*shell, *COMMAND, "map", "--items", "items", "--timeout", "1000", *shell_item(tmp_path))
     wait_until_begun(tmp_path)
     program = number_in(tmp_path / "child-0")
     child.sendcontrol("z")
-    wait_for_state(child.pid, "T")
+    child.expect(f"stopped: {128 + signal.SIGTSTP}")
     wait_for_state(program, "T")
-    os.kill(child.pid, signal.SIGCONT)
+    child.sendline("continue")
     wait_for_state(program, "S")
     release(tmp_path, "finished")
     child.expect(r'"stdout": "finished\\n"')
-    child.sendeof()
+    child.read()
+    child.close()
+    assert child.exitstatus == 0
+
+
+@pytest.mark.cli
+@LOOKS_AT_PROCESSES
+def test_ctrl_z_stops_nothing_where_nobody_could_continue_it(spawn, tmp_path):
+    (tmp_path / "items").write_text("0\n")
+    child = spawn(*COMMAND, "map", "--items", "items", *shell_item(tmp_path))
+    wait_until_begun(tmp_path)
+    child.sendcontrol("z")
+    os.kill(child.pid, signal.SIGUSR1)
+    child.expect("1 running; 0 done, 0 failed, 1 left")
+    wait_for_state(number_in(tmp_path / "child-0"), "S")
+    release(tmp_path, "finished")
+    child.expect(r'"stdout": "finished\\n"')
     child.read()
     child.close()
     assert child.exitstatus == 0

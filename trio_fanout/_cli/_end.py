@@ -8,7 +8,6 @@ are two steps: start nothing more, and end what runs.
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 from contextlib import contextmanager
@@ -291,11 +290,16 @@ class End:
                         self.note_signal(number)
 
     def _suspend(self) -> None:
-        """Stop, as Ctrl-Z in a terminal asks for, until the shell has this process continue."""
+        """Stop, as Ctrl-Z in a terminal asks for, until the shell has this process continue.
+
+        Where no shell could do so (under ``ssh -t``, say), the system ignores this signal, but not a SIGSTOP.
+        """
         for running in self.running:
             running.program.signal(signal.SIGSTOP)
         began = trio.current_time()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, handler)
         for running in self.running:
             running.scope.deadline += trio.current_time() - began
             running.program.signal(signal.SIGCONT)
