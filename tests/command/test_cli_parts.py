@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 import trio
 
+from cli_helpers import PATIENCE
 from trio_fanout._cli import _end, _options, _output, _results, _stdio, _system
 from trio_fanout._cli._end import End, Running, Tally
 from trio_fanout._cli._items import Item, Items
@@ -406,4 +407,33 @@ async def test_a_message_waits_for_a_reader_that_takes_its_time_or_is_dropped(re
     output = Output("json", None)
     await output.say("waits")
     output.say_if_ready("does not")
-    assert said == ([("waits", True), ("does not", True)] if ready else [("waits", False)])
+    long = "long" * _output.SHORT
+    await output.say(long)  # it may be more than is taken now
+    assert said == ([("waits", True), ("does not", True)] if ready else [("waits", False)]) + [(long, False)]
+
+
+async def test_messages_that_wait_leave_threads_to_results(monkeypatch):
+    go, said = threading.Event(), []
+
+    def say(message):
+        assert go.wait(PATIENCE)
+        said.append(message)
+
+    monkeypatch.setattr(_output, "is_ready", lambda fd: False)
+    monkeypatch.setattr(_output, "say", say)
+    output = Output("json", None)
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(output.say, str(number))
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.to_thread.run_sync(go.set)
+    assert len(said) == 100
+
+
+async def test_a_message_for_which_there_is_no_thread_is_no_reason_to_fail(monkeypatch):
+    async def fail(*args, **kwargs):
+        raise RuntimeError
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+    monkeypatch.setattr(_output, "is_ready", lambda fd: False)
+    await Output("json", None).say("anything")

@@ -14,6 +14,12 @@ import pytest
 
 from cli_helpers import COMMAND, PATIENCE, is_gone, number_in, shell_item, started, wait_for
 
+try:
+    import fcntl
+    import termios
+except ImportError:  # on Windows
+    fcntl = termios = None
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 
 WITHOUT_RICH = [
@@ -169,21 +175,36 @@ def test_signals_that_are_ignored_stay_so(tmp_path, ignored):
         assert process.wait(PATIENCE) == 0
 
 
+def unread(pipe):
+    """How many bytes a pipe holds."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
 @pytest.mark.slow
 def test_a_reader_of_messages_who_has_stopped_holds_up_no_signal():
-    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     command = [*IMPATIENT, "do", "-k", "-j2", "false"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdin.write(b"a\n" * 5000)  # more messages than a pipe holds
         process.stdin.close()
-        unread = array.array("i", [0])
-
-        def is_full():
-            fcntl.ioctl(process.stderr, termios.FIONREAD, unread)
-            return unread[0] > 61_000
-
-        wait_for(is_full)
+        wait_for(lambda: unread(process.stderr) > 61_000)
         process.send_signal(signal.SIGUSR1)  # this is no reason to wait either
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 143
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="needs a pipe that holds little")
+def test_a_long_report_that_nobody_reads_holds_up_no_signal(tmp_path):
+    command = [*IMPATIENT, "do", "-j8", "sh", "-c", "touch begun-$0; exec sleep 1000", "{#}", "{}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        item = "\U000e0001" * 60  # ten times as long when it is shown
+        process.stdin.write(f"{item}\n".encode() * 8)
+        process.stdin.flush()
+        wait_for(lambda: all((tmp_path / f"begun-{index}").exists() for index in range(8)))
+        process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: unread(process.stderr) == 4096)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 143
 

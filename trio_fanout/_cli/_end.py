@@ -315,7 +315,7 @@ class End:
             f"{shown_job(running.job)} has run for {now - running.began:.1f} s, process {running.program.pid}"
             for running in sorted(self.running, key=lambda running: running.began)
         ]
-        self._output.say_if_ready("\n  ".join([f"{len(lines)} running{account}", *lines]))
+        await self._output.say("\n  ".join([f"{len(lines)} running{account}", *lines]))
 
     async def watch_children(self) -> None:
         """Reap orphans, and end programs that want to use the terminal, until cancelled.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 REDRAW: Final = 0.2  # seconds between two states of the progress display
 REDRAW_SOON: Final = 0.05  # seconds after which one is drawn anew where a result or a message has hidden it
+SHORT: Final = 200  # characters that a pipe or a terminal takes whole if it takes any
 
 
 class Output:
@@ -41,6 +43,7 @@ class Output:
         self._drawn = -REDRAW_SOON
         self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
         self._within_line = False  # on a terminal
+        self._one_message = trio.CapacityLimiter(1)  # many may wait, and results need the other threads
 
     async def show(self, result: Result) -> None:
         """Print a result.
@@ -91,13 +94,16 @@ class Output:
 
     async def say(self, message: str) -> None:
         """Print a message. A reader of standard error that takes its time holds up the caller only."""
-        if is_ready(2):
+        if is_ready(2) and len(message) <= SHORT:
             self.say_if_ready(message)
         else:
-            await in_thread(say, message)
+            self._hide()
+            with suppress(FatalError):  # without a thread there is no message
+                await in_thread(say, message, limiter=self._one_message)
+            self._draw_soon()
 
     def say_if_ready(self, message: str) -> None:
-        """Print a message that is not worth waiting for."""
+        """Print a short message that is not worth waiting for."""
         if is_ready(2):
             self._hide()
             say(message)
