@@ -1,5 +1,6 @@
 """Parts of the command line that are hard to see from outside."""
 
+import io
 import math
 import os
 import select
@@ -277,6 +278,21 @@ def test_the_bar_has_the_room_that_the_words_leave(capfd, columns, length):
     shown = capfd.readouterr().err
     assert shown.endswith("0 done, 0 failed")
     assert shown.count("\u2501") + shown.count("-") == length
+
+
+def test_a_bar_needs_no_standard_error(capfd, monkeypatch):
+    pytest.importorskip("rich")
+
+    class Gone(io.StringIO):
+        encoding = "utf-8"
+
+        def write(self, text):
+            raise OSError
+
+    with terminal_size(100), monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Gone())
+        Display(dumb=False).draw(Tally())
+    assert capfd.readouterr().err.count("\u2501") == 30
 
 
 @pytest.mark.parametrize("columns", [0, None])

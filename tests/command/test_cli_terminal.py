@@ -4,6 +4,7 @@ import array
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -386,6 +387,31 @@ def test_a_dumb_terminal_gets_no_escape_codes(spawn, terminal, monkeypatch):
     assert re.search(r"\r1 (of 2 )?done", text)
     assert '"item": "b"' in text
     assert "\x1b" not in text
+
+
+def wait_for_text(terminal, text):
+    seen = b""
+    while text not in seen:
+        assert select.select([terminal], [], [], PATIENCE)[0]
+        seen += os.read(terminal, 1000)
+
+
+def test_a_terminal_that_stands_still_holds_up_no_signal(tmp_path):
+    ours, theirs = os.openpty()
+    (tmp_path / "items").write_text("0\n")
+    impatient = [*IMPATIENT[:2], f"from trio_fanout._cli import _output; _output.REDRAW = 1000; {IMPATIENT[2]}"]
+    command = [*impatient, "map", "--items", "items", *shell_item(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        try:
+            wait_for_text(ours, b"done")
+            wait_until_begun(tmp_path)
+            termios.tcflow(theirs, termios.TCOOFF)  # as Ctrl-S does
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 143
+        finally:
+            process.kill()
+            os.close(ours)
+            os.close(theirs)
 
 
 @pytest.mark.cli

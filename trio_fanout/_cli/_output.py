@@ -5,8 +5,10 @@ Progress is a bar by rich, or a line of text without it.
 
 from __future__ import annotations
 
+import io
 import os
 import select
+import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -119,7 +121,7 @@ class Output:
                 await trio.sleep(REDRAW)
         finally:
             self._tally = None
-            self.display.hide()
+            self._hide()
 
     def _draw(self) -> None:
         # Not on a terminal that has been told to stop, by Ctrl-S: that would stop all else, too.
@@ -179,7 +181,9 @@ def _bar_of_rich() -> Callable[[Tally, int], str] | None:
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
     except ImportError:
         return None
-    console = Console(stderr=True, width=_LONGEST_BAR, height=1)
+    # Not standard error itself, to which it may write even while its output is captured: the terminal may have gone.
+    file = io.TextIOWrapper(io.BytesIO(), sys.stderr.encoding)
+    console = Console(file=file, force_terminal=True, width=_LONGEST_BAR, height=1)
 
     def bar(tally: Tally, width: int) -> str:
         with console.capture() as captured:
