@@ -196,6 +196,29 @@ async def test_progress_stays_in_sight_where_results_go_elsewhere(capfd, mock_cl
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("ready", "foreground", "typed", "tally", "drawn"),
+    [
+        (True, True, False, Tally(), ["draw", "hide"]),
+        (True, True, True, Tally(), ["hide"]),
+        (True, True, True, Tally(items=Items([], None, None)), ["draw", "hide"]),
+        (False, True, False, Tally(), []),
+        (True, False, False, Tally(), []),
+    ],
+)
+async def test_progress_leaves_the_terminal_to_others(monkeypatch, ready, foreground, typed, tally, drawn):
+    monkeypatch.setattr(_output, "is_ready", lambda fd: ready)
+    monkeypatch.setattr(os, "tcgetpgrp", lambda fd: {2: os.getpgrp() + (not foreground)}[fd])
+    display = Draws()
+    output = Output("json", display)
+    output.items_are_typed = typed
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(output.keep_drawing, tally)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert display.log == drawn
+
+
 def of(total, **fields):
     """A tally of that many items."""
     return Tally(items=Items(map(str, range(total)), None, None), began=100.0, **fields)

@@ -41,6 +41,8 @@ class Output:
         self._form = form
         self._logs = logs
         self.display: Final = display
+        self.items_are_typed = False
+        """On a terminal, where a display would erase them."""
         self._tally: Tally | None = None
         self._drawn = -REDRAW_SOON
         self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
@@ -124,8 +126,10 @@ class Output:
             self._hide()
 
     def _draw(self) -> None:
-        # Not on a terminal that has been told to stop, by Ctrl-S: that would stop all else, too.
-        if self.display is not None and self._tally is not None and not self._within_line and is_ready(2):
+        if self.display is None or self._tally is None or self._within_line:
+            return
+        is_typing = self.items_are_typed and self._tally.total() is None
+        if not is_typing and _is_ours():
             self.display.draw(self._tally)
             self._drawn = time.monotonic()
 
@@ -135,8 +139,20 @@ class Output:
             self._draw()
 
     def _hide(self) -> None:
-        if self.display is not None and is_ready(2):
+        if self.display is not None and _is_ours():
             self.display.hide()
+
+
+def _is_ours() -> bool:
+    """Whether the terminal may be drawn on now.
+
+    Not when it has been told to stop, by Ctrl-S: that would stop all else, too. Nor in the background, where it is the
+    shell's.
+    """
+    try:
+        return is_ready(2) and os.tcgetpgrp(2) == os.getpgrp()
+    except OSError:  # it is no terminal that a shell would share with this process
+        return True
 
 
 class Display:
