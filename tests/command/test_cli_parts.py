@@ -108,6 +108,44 @@ async def test_a_second_signal_when_nothing_runs_waits_a_moment(mock_clock):
         assert printing.deadline == _end.MOMENT
 
 
+async def test_a_reader_is_waited_for_as_long_as_it_reads(autojump_clock):
+    output = Output("json", None)
+    end = End(_options.parse(["map", "true"]), output)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end.watch_reader)
+        end.note_signal(signal.SIGTERM)
+        with end.printing.scope() as printing:
+            for _ in range(100):
+                await trio.sleep(_end.KILL_AFTER)
+                output.written += 1
+            last = trio.current_time()
+            await trio.sleep_forever()
+        assert printing.cancelled_caught
+        assert 0 <= trio.current_time() - last - (_end.KILL_AFTER + 1) <= _end.LOOK_AT_READER
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_asks_twice_does_not_wait_for_a_reader_that_reads(autojump_clock):
+    output = Output("json", None)
+    end = End(_options.parse(["map", "true"]), output)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end.watch_reader)
+        end.note_signal(signal.SIGTERM)
+        await trio.testing.wait_all_tasks_blocked()
+        output.written += 1
+        end.note_signal(signal.SIGTERM)
+        with end.printing.scope():
+            await trio.sleep_forever()
+        assert trio.current_time() == _end.MOMENT
+
+
+async def test_what_is_written_is_counted_a_little_at_a_time(capfd):
+    output = Output("text", None)
+    await output.show(printed(b"x" * 3 * select.PIPE_BUF + b"y"))
+    assert output.written == 4
+    assert len(capfd.readouterr().out) == 3 * select.PIPE_BUF + 1
+
+
 async def test_only_who_wants_the_terminal_is_ended_for_being_stopped(autojump_clock, monkeypatch):
     end, ours = an_end(), running()
     end.running.add(ours)

@@ -45,6 +45,8 @@ class Output:
         """On a terminal, where a display would erase them."""
         self._tally: Tally | None = None
         self._drawn = -REDRAW_SOON
+        self.written = 0
+        """How often the readers of results have taken a few bytes: it grows as long as they read."""
         self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
         self._within_line = False  # on a terminal
         self._one_message = trio.CapacityLimiter(1)  # many may wait, and results need the other threads
@@ -92,7 +94,13 @@ class Output:
         for fd, piece in pieces:
             if fd in self._terminals:
                 self._within_line = True  # even while it is written
-            write_all(fd, piece)
+            try:
+                for start in range(0, len(piece), select.PIPE_BUF):  # a slow reader takes a little at a time
+                    write_all(fd, piece[start : start + select.PIPE_BUF])
+                    self.written += 1
+            except OSError:
+                if fd == 1:  # trouble with standard error is no reason to fail
+                    raise
             if fd in self._terminals:
                 self._within_line = not piece.endswith(b"\n")
 

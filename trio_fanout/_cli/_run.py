@@ -134,6 +134,7 @@ class Run:
         self._launcher = self._stack.enter_context(Launcher(self._options.parallel, spool, self._stdin))
         helpers.start_soon(self._launcher.read_outputs)
         helpers.start_soon(self._end.watch_children)
+        helpers.start_soon(self._end.watch_reader)
         ordered = captures and self._options.ordered
         with self._end.printing.scope():
             async with fanout.stream(self._run_job, jobs, limit=self._limit, ordered=ordered, buffer=AHEAD) as results:
