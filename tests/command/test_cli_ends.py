@@ -375,7 +375,7 @@ def test_without_a_log_what_failed_is_printed(cli):
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2])
 @pytest.mark.parametrize("source", ["file", "pipe"])
 def test_the_first_signal_is_the_exit_code_and_it_is_said_what_was_not_run(tmp_path, number, source):
     (tmp_path / "list").write_text(numbers(5))

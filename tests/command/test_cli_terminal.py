@@ -37,9 +37,7 @@ IMPATIENT = [
 ]
 
 
-LOOKS_AT_PROCESSES = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="looks at the states of processes"
-)
+LOOKS_AT_PROCESSES = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at the states of processes")
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +81,7 @@ def test_one_interrupt_lets_what_runs_finish_and_starts_nothing_more(tmp_path):
         [signal.SIGTERM],
         [signal.SIGHUP],
         [signal.SIGQUIT],
+        [signal.SIGUSR2],
         [signal.SIGINT, signal.SIGTERM],
     ],
 )
@@ -167,7 +166,7 @@ def test_a_signal_asks_what_runs(tmp_path):
         assert process.wait(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("ignored", ["INT", "HUP", "INT TERM HUP QUIT TSTP USR1"])
+@pytest.mark.parametrize("ignored", ["INT", "HUP", "INT TERM HUP QUIT TSTP USR1 USR2"])
 def test_signals_that_are_ignored_stay_so(tmp_path, ignored):
     command = ["sh", "-c", f'trap "" {ignored}; exec "$@"', "-", *COMMAND, "map", *shell_item(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -39,8 +39,8 @@ MOMENT: Final = 1.0  # seconds that the reader of results has when somebody who 
 REPORT: Final = [getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(signal, name)]
 """The signals that ask what is running."""
 
-TERMINATE: Final = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
-"""The signals that end running programs, as a second SIGINT does."""
+TERMINATE: Final = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2]
+"""The signals that end running programs, as a second SIGINT does. Unhandled, they would leave the programs behind."""
 
 
 @attrs.define(eq=False)
