@@ -280,19 +280,19 @@ def test_progress_of_json_items_knows_no_total_at_first(spawn, tmp_path):
 @pytest.mark.cli
 @pytest.mark.parametrize("options", [[], ["--items", "/dev/tty"]])
 def test_progress_keeps_off_items_that_are_typed(spawn, tmp_path, options):
-    child = spawn(*WITHOUT_RICH, "map", "-j3", *options, *shell_item(tmp_path))
+    script = "touch begun-$0; while ! [ -e go ]; do sleep 0.01; done"
+    child = spawn(*WITHOUT_RICH, "map", "-j3", *options, "sh", "-c", script)
     child.sendline("0")
-    wait_until_begun(tmp_path)
+    wait_for((tmp_path / "begun-0").exists)
     child.expect_exact("0\r\n")
     child.send("1")
     child.expect_exact("1")
     assert child.before == ""
     child.sendline("")
-    wait_until_begun(tmp_path)
+    wait_for((tmp_path / "begun-1").exists)
     child.sendeof()
     child.expect("0 of 2 done")  # nothing more is typed
-    release(tmp_path, "finished")
-    release(tmp_path, "finished")
+    (tmp_path / "go").touch()
     child.read()
 
 

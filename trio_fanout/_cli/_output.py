@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 REDRAW: Final = 0.2  # seconds between two states of the progress display
 REDRAW_SOON: Final = 0.05  # seconds after which one is drawn anew where a result or a message has hidden it
-SHORT: Final = 200  # characters that a pipe or a terminal takes whole if it takes any
+SHORT: Final = select.PIPE_BUF // 4  # characters that a pipe takes whole if it takes any, whatever they are
 
 
 class Output:
