@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -44,6 +45,15 @@ def lines(*items):
 
 def numbers(count):
     return lines(*range(count))
+
+
+@pytest.fixture
+def nobody():
+    """The end of a pipe that nobody reads from."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    yield theirs
+    os.close(theirs)
 
 
 # What was not run
@@ -261,6 +271,16 @@ def test_with_k_what_runs_finishes_when_the_log_is_full(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", ""])
+def test_trouble_with_standard_error_is_no_reason_to_fail(nobody, where):
+    command = ["sh", "-c", f'exec "$@" {where}', "-", *COMMAND, "map", "--output", "text", "-j1"]
+    command += ["sh", "-c", "echo $0 >&2; echo $0"]
+    done = subprocess.run(
+        command, input=b"0\n1\n2\n", stdout=subprocess.PIPE, stderr=nobody, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"0\n1\n2\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["list", "link", "hard"])
 @pytest.mark.parametrize("options", [["--items", "list"], [], ["-0"]])
@@ -385,7 +405,7 @@ def test_without_a_log_what_failed_is_printed(cli):
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2])
 @pytest.mark.parametrize("source", ["file", "pipe"])
 def test_the_first_signal_is_the_exit_code_and_it_is_said_what_was_not_run(tmp_path, number, source):
     (tmp_path / "list").write_text(numbers(5))
@@ -434,6 +454,21 @@ def test_who_asks_twice_does_not_wait_for_a_reader(tmp_path, where):
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 130
     os.close(reader)
+
+
+@pytest.mark.slow
+def test_a_slow_reader_gets_all_that_has_finished_before_a_signal():
+    with started("map", "sh", "-c", "yes | head -c 1000000") as process:
+        process.stdin.write(b"a\n")
+        process.stdin.close()
+        out = b""
+        while piece := os.read(process.stdout.fileno(), 1 << 16):
+            if not out:
+                process.send_signal(signal.SIGTERM)
+            out += piece
+            time.sleep(0.4)  # it takes longer in all than somebody who stands still would have
+        assert json.loads(out)["stdout"] == "y\n" * 500_000
+        assert process.wait(PATIENCE) == 143
 
 
 def test_a_signal_asks_how_far_it_is(tmp_path):

@@ -1,5 +1,6 @@
 """Parts of the command line that are hard to see from outside."""
 
+import io
 import math
 import os
 import select
@@ -13,6 +14,7 @@ from functools import partial
 import pytest
 import trio
 
+from cli_helpers import PATIENCE
 from trio_fanout._cli import _end, _options, _output, _results, _stdio, _system
 from trio_fanout._cli._end import End, Running, Tally
 from trio_fanout._cli._items import Item, Items
@@ -107,6 +109,44 @@ async def test_a_second_signal_when_nothing_runs_waits_a_moment(mock_clock):
         assert printing.deadline == _end.MOMENT
 
 
+async def test_a_reader_is_waited_for_as_long_as_it_reads(autojump_clock):
+    output = Output("json", None)
+    end = End(_options.parse(["map", "true"]), output)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end.watch_reader)
+        end.note_signal(signal.SIGTERM)
+        with end.printing.scope() as printing:
+            for _ in range(100):
+                await trio.sleep(_end.KILL_AFTER)
+                output.written += 1
+            last = trio.current_time()
+            await trio.sleep_forever()
+        assert printing.cancelled_caught
+        assert 0 <= trio.current_time() - last - (_end.KILL_AFTER + 1) <= _end.LOOK_AT_READER
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_asks_twice_does_not_wait_for_a_reader_that_reads(autojump_clock):
+    output = Output("json", None)
+    end = End(_options.parse(["map", "true"]), output)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end.watch_reader)
+        end.note_signal(signal.SIGTERM)
+        await trio.testing.wait_all_tasks_blocked()
+        output.written += 1
+        end.note_signal(signal.SIGTERM)
+        with end.printing.scope():
+            await trio.sleep_forever()
+        assert trio.current_time() == _end.MOMENT
+
+
+async def test_what_is_written_is_counted_a_little_at_a_time(capfd):
+    output = Output("text", None)
+    await output.show(printed(b"x" * 3 * select.PIPE_BUF + b"y"))
+    assert output.written == 4
+    assert len(capfd.readouterr().out) == 3 * select.PIPE_BUF + 1
+
+
 async def test_only_who_wants_the_terminal_is_ended_for_being_stopped(autojump_clock, monkeypatch):
     end, ours = an_end(), running()
     end.running.add(ours)
@@ -195,6 +235,29 @@ async def test_progress_stays_in_sight_where_results_go_elsewhere(capfd, mock_cl
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("ready", "foreground", "typed", "tally", "drawn"),
+    [
+        (True, True, False, Tally(), ["draw", "hide"]),
+        (True, True, True, Tally(), ["hide"]),
+        (True, True, True, Tally(items=Items([], None, None)), ["draw", "hide"]),
+        (False, True, False, Tally(), []),
+        (True, False, False, Tally(), []),
+    ],
+)
+async def test_progress_leaves_the_terminal_to_others(monkeypatch, ready, foreground, typed, tally, drawn):
+    monkeypatch.setattr(_output, "is_ready", lambda fd: ready)
+    monkeypatch.setattr(os, "tcgetpgrp", lambda fd: {2: os.getpgrp() + (not foreground)}[fd])
+    display = Draws()
+    output = Output("json", display)
+    output.items_are_typed = typed
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(output.keep_drawing, tally)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert display.log == drawn
+
+
 def of(total, **fields):
     """A tally of that many items."""
     return Tally(items=Items(map(str, range(total)), None, None), began=100.0, **fields)
@@ -277,6 +340,21 @@ def test_the_bar_has_the_room_that_the_words_leave(capfd, columns, length):
     shown = capfd.readouterr().err
     assert shown.endswith("0 done, 0 failed")
     assert shown.count("\u2501") + shown.count("-") == length
+
+
+def test_a_bar_needs_no_standard_error(capfd, monkeypatch):
+    pytest.importorskip("rich")
+
+    class Gone(io.StringIO):
+        encoding = "utf-8"
+
+        def write(self, text):
+            raise OSError
+
+    with terminal_size(100), monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Gone())
+        Display(dumb=False).draw(Tally())
+    assert capfd.readouterr().err.count("\u2501") == 30
 
 
 @pytest.mark.parametrize("columns", [0, None])
@@ -418,4 +496,33 @@ async def test_a_message_waits_for_a_reader_that_takes_its_time_or_is_dropped(re
     output = Output("json", None)
     await output.say("waits")
     output.say_if_ready("does not")
-    assert said == ([("waits", True), ("does not", True)] if ready else [("waits", False)])
+    long = "long" * _output.SHORT
+    await output.say(long)  # it may be more than is taken now
+    assert said == ([("waits", True), ("does not", True)] if ready else [("waits", False)]) + [(long, False)]
+
+
+async def test_messages_that_wait_leave_threads_to_results(monkeypatch):
+    go, said = threading.Event(), []
+
+    def say(message):
+        assert go.wait(PATIENCE)
+        said.append(message)
+
+    monkeypatch.setattr(_output, "is_ready", lambda fd: False)
+    monkeypatch.setattr(_output, "say", say)
+    output = Output("json", None)
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(output.say, str(number))
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.to_thread.run_sync(go.set)
+    assert len(said) == 100
+
+
+async def test_a_message_for_which_there_is_no_thread_is_no_reason_to_fail(monkeypatch):
+    async def fail(*args, **kwargs):
+        raise RuntimeError
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+    monkeypatch.setattr(_output, "is_ready", lambda fd: False)
+    await Output("json", None).say("anything")

@@ -4,6 +4,7 @@ import array
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -13,6 +14,12 @@ from pathlib import Path
 import pytest
 
 from cli_helpers import COMMAND, PATIENCE, is_gone, number_in, shell_item, started, wait_for
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # on Windows
+    fcntl = termios = None
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the command needs POSIX")
 
@@ -28,6 +35,9 @@ IMPATIENT = [
     "-c",
     "from trio_fanout._cli import _end, main; _end.KILL_AFTER = -0.9; import sys; sys.exit(main())",
 ]
+
+
+LOOKS_AT_PROCESSES = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at the states of processes")
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +81,7 @@ def test_one_interrupt_lets_what_runs_finish_and_starts_nothing_more(tmp_path):
         [signal.SIGTERM],
         [signal.SIGHUP],
         [signal.SIGQUIT],
+        [signal.SIGUSR2],
         [signal.SIGINT, signal.SIGTERM],
     ],
 )
@@ -155,7 +166,7 @@ def test_a_signal_asks_what_runs(tmp_path):
         assert process.wait(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("ignored", ["INT", "HUP", "INT TERM HUP QUIT TSTP USR1"])
+@pytest.mark.parametrize("ignored", ["INT", "HUP", "INT TERM HUP QUIT TSTP USR1 USR2"])
 def test_signals_that_are_ignored_stay_so(tmp_path, ignored):
     command = ["sh", "-c", f'trap "" {ignored}; exec "$@"', "-", *COMMAND, "map", *shell_item(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -169,21 +180,36 @@ def test_signals_that_are_ignored_stay_so(tmp_path, ignored):
         assert process.wait(PATIENCE) == 0
 
 
+def unread(pipe):
+    """How many bytes a pipe holds."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
 @pytest.mark.slow
 def test_a_reader_of_messages_who_has_stopped_holds_up_no_signal():
-    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     command = [*IMPATIENT, "do", "-k", "-j2", "false"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdin.write(b"a\n" * 5000)  # more messages than a pipe holds
         process.stdin.close()
-        unread = array.array("i", [0])
-
-        def is_full():
-            fcntl.ioctl(process.stderr, termios.FIONREAD, unread)
-            return unread[0] > 61_000
-
-        wait_for(is_full)
+        wait_for(lambda: unread(process.stderr) > 61_000)
         process.send_signal(signal.SIGUSR1)  # this is no reason to wait either
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 143
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="needs a pipe that holds little")
+def test_a_long_report_that_nobody_reads_holds_up_no_signal(tmp_path):
+    command = [*IMPATIENT, "do", "-j8", "sh", "-c", "touch begun-$0; exec sleep 1000", "{#}", "{}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        item = "\U000e0001" * 60  # ten times as long when it is shown
+        process.stdin.write(f"{item}\n".encode() * 8)
+        process.stdin.flush()
+        wait_for(lambda: all((tmp_path / f"begun-{index}").exists() for index in range(8)))
+        process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: unread(process.stderr) == 4096)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 143
 
@@ -242,12 +268,48 @@ def test_progress_of_fan_out(spawn):
 
 
 @pytest.mark.cli
-def test_progress_of_json_items_knows_no_total_at_first(spawn):
-    child = spawn(*WITHOUT_RICH, "map", "--json", "echo")
-    child.expect("0 done, 0 failed")
-    child.sendline("7")
-    child.sendeof()
+def test_progress_of_json_items_knows_no_total_at_first(spawn, tmp_path):
+    os.mkfifo(tmp_path / "items")
+    child = spawn(*WITHOUT_RICH, "map", "--json", "--items", "items", "echo")
+    with (tmp_path / "items").open("w") as items:
+        child.expect("0 done, 0 failed")
+        items.write("7\n")
     assert '"item": "7"' in child.read()
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("options", [[], ["--items", "/dev/tty"]])
+def test_progress_keeps_off_items_that_are_typed(spawn, tmp_path, options):
+    script = "touch begun-$0; while ! [ -e go ]; do sleep 0.01; done"
+    child = spawn(*WITHOUT_RICH, "map", "-j3", *options, "sh", "-c", script)
+    child.sendline("0")
+    wait_for((tmp_path / "begun-0").exists)
+    child.expect_exact("0\r\n")
+    child.send("1")
+    child.expect_exact("1")
+    assert child.before == ""
+    child.sendline("")
+    wait_for((tmp_path / "begun-1").exists)
+    child.sendeof()
+    child.expect("0 of 2 done")  # nothing more is typed
+    (tmp_path / "go").touch()
+    child.read()
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
+def test_progress_is_seen_in_the_foreground_only(spawn, tmp_path, command):
+    (tmp_path / "items").write_text("0\n")
+    shell = ["sh", "-m", "-c", '"$@" >out & read line; fg >/dev/null', "-"]  # with job control
+    child = spawn(*shell, *command, "map", "--items", "items", *shell_item(tmp_path))
+    wait_until_begun(tmp_path)
+    child.sendline("now")
+    child.expect_exact("now\r\n")
+    assert child.before == ""
+    child.expect("0 of 1 done")
+    release(tmp_path, "finished")
+    child.read()
+    assert items_in((tmp_path / "out").read_text()) == ["0"]
 
 
 @pytest.mark.cli
@@ -271,26 +333,18 @@ def test_no_progress_without_a_terminal():
 
 @pytest.mark.cli
 def test_progress_keeps_off_a_line_that_has_not_ended(spawn, tmp_path):
-    child = spawn(
-        *WITHOUT_RICH,
-        "map",
-        "-j1",
-        "--output",
-        "text",
-        "sh",
-        "-c",
-        "printf half-$0; test $0 = a || cat begun >/dev/null",
-    )
-    os.mkfifo(tmp_path / "begun")
-    child.expect("0 done, 0 failed")
-    child.sendline("a")
-    child.expect("half-a")
-    child.sendline("b")
-    (tmp_path / "begun").write_text("")
-    child.expect("half-b")
-    between = plain(child.before)
-    assert "done" not in between
-    child.sendeof()
+    for name in ("begun", "items"):
+        os.mkfifo(tmp_path / name)
+    program = ["sh", "-c", "printf half-$0; test $0 = a || cat begun >/dev/null"]
+    child = spawn(*WITHOUT_RICH, "map", "-j1", "--output", "text", "--items", "items", *program)
+    with (tmp_path / "items").open("w", buffering=1) as items:
+        child.expect("0 done, 0 failed")
+        items.write("a\n")
+        child.expect("half-a")
+        items.write("b\n")
+        (tmp_path / "begun").write_text("")
+        child.expect("half-b")
+        assert "done" not in plain(child.before)
     child.read()
 
 
@@ -314,6 +368,25 @@ def test_progress_stays_in_sight_while_results_go_to_a_file(spawn, tmp_path, com
     assert child.exitstatus == 0
 
 
+@pytest.mark.cli
+@pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
+def test_programs_that_print_to_the_terminal_have_it_for_themselves(spawn, tmp_path, command):
+    (tmp_path / "items").write_text("0\n1\n")
+    child = spawn(*command, "do", "-j1", "--items", "items", "printf", "%s-half ")
+    assert child.read() == "0-half 1-half "
+
+
+@pytest.mark.cli
+def test_progress_of_do_is_seen_while_programs_print_to_a_file(spawn, tmp_path):
+    (tmp_path / "items").write_text("0\n")
+    child = spawn(*RESULTS_GO_ELSEWHERE, *WITHOUT_RICH, "do", "--items", "items", *shell_item(tmp_path))
+    wait_until_begun(tmp_path)
+    child.expect("0 of 1 done, 0 failed")
+    release(tmp_path, "finished")
+    child.read()
+    assert (tmp_path / "out").read_text() == "finished\n"
+
+
 @pytest.mark.slow
 @pytest.mark.cli
 @pytest.mark.parametrize("command", [COMMAND, WITHOUT_RICH])
@@ -333,19 +406,42 @@ def test_progress_is_no_wider_than_the_terminal_of_standard_error(spawn, tmp_pat
 
 @pytest.mark.cli
 @pytest.mark.parametrize("terminal", ["dumb", None])
-def test_a_dumb_terminal_gets_no_escape_codes(spawn, terminal, monkeypatch):
+def test_a_dumb_terminal_gets_no_escape_codes(spawn, tmp_path, terminal, monkeypatch):
     if terminal is None:
         monkeypatch.delenv("TERM")
     else:
         monkeypatch.setenv("TERM", terminal)
-    child = spawn(*COMMAND, "map", "-k", "-j1", "sh", "-c", "sleep 0.3; test $0 = a")
-    child.sendline("a")
-    child.sendline("b")
-    child.sendeof()
+    (tmp_path / "items").write_text("a\nb\n")
+    child = spawn(*COMMAND, "map", "-k", "-j1", "--items", "items", "sh", "-c", "sleep 0.3; test $0 = a")
     text = child.read()
     assert re.search(r"\r1 (of 2 )?done", text)
     assert '"item": "b"' in text
     assert "\x1b" not in text
+
+
+def wait_for_text(terminal, text):
+    seen = b""
+    while text not in seen:
+        assert select.select([terminal], [], [], PATIENCE)[0]
+        seen += os.read(terminal, 1000)
+
+
+def test_a_terminal_that_stands_still_holds_up_no_signal(tmp_path):
+    ours, theirs = os.openpty()
+    (tmp_path / "items").write_text("0\n")
+    impatient = [*IMPATIENT[:2], f"from trio_fanout._cli import _output; _output.REDRAW = 1000; {IMPATIENT[2]}"]
+    command = [*impatient, "map", "--items", "items", *shell_item(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        try:
+            wait_for_text(ours, b"done")
+            wait_until_begun(tmp_path)
+            termios.tcflow(theirs, termios.TCOOFF)  # as Ctrl-S does
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 143
+        finally:
+            process.kill()
+            os.close(ours)
+            os.close(theirs)
 
 
 @pytest.mark.cli
@@ -375,20 +471,37 @@ def wait_for_state(pid, wanted):
 
 
 @pytest.mark.cli
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at the states of processes")
+@LOOKS_AT_PROCESSES
 def test_ctrl_z_stops_what_runs_until_it_is_continued(spawn, tmp_path):
-    child = spawn(*COMMAND, "map", "-j1", "--timeout", "1000", *shell_item(tmp_path))
-    child.sendline("0")
+    (tmp_path / "items").write_text("0\n")
+    shell = ["sh", "-m", "-c", '"$@"; echo stopped: $?; read line; fg', "-"]  # with job control
+    child = spawn(*shell, *COMMAND, "map", "--items", "items", "--timeout", "1000", *shell_item(tmp_path))
     wait_until_begun(tmp_path)
     program = number_in(tmp_path / "child-0")
     child.sendcontrol("z")
-    wait_for_state(child.pid, "T")
+    child.expect(f"stopped: {128 + signal.SIGTSTP}")
     wait_for_state(program, "T")
-    os.kill(child.pid, signal.SIGCONT)
+    child.sendline("continue")
     wait_for_state(program, "S")
     release(tmp_path, "finished")
     child.expect(r'"stdout": "finished\\n"')
-    child.sendeof()
+    child.read()
+    child.close()
+    assert child.exitstatus == 0
+
+
+@pytest.mark.cli
+@LOOKS_AT_PROCESSES
+def test_ctrl_z_stops_nothing_where_nobody_could_continue_it(spawn, tmp_path):
+    (tmp_path / "items").write_text("0\n")
+    child = spawn(*COMMAND, "map", "--items", "items", *shell_item(tmp_path))
+    wait_until_begun(tmp_path)
+    child.sendcontrol("z")
+    os.kill(child.pid, signal.SIGUSR1)
+    child.expect("1 running; 0 done, 0 failed, 1 left")
+    wait_for_state(number_in(tmp_path / "child-0"), "S")
+    release(tmp_path, "finished")
+    child.expect(r'"stdout": "finished\\n"')
     child.read()
     child.close()
     assert child.exitstatus == 0

@@ -8,7 +8,6 @@ are two steps: start nothing more, and end what runs.
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 from contextlib import contextmanager
@@ -34,13 +33,14 @@ if TYPE_CHECKING:
     from ._stdio import FatalError
 
 LOOK_AT_CHILDREN: Final = 0.5  # seconds between two looks for programs that have been stopped, and for orphans
+LOOK_AT_READER: Final = 0.5  # seconds between two looks whether the reader of results still reads
 MOMENT: Final = 1.0  # seconds that the reader of results has when somebody who asked twice waits for nothing else
 
 REPORT: Final = [getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(signal, name)]
 """The signals that ask what is running."""
 
-TERMINATE: Final = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
-"""The signals that end running programs, as a second SIGINT does."""
+TERMINATE: Final = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2]
+"""The signals that end running programs, as a second SIGINT does. Unhandled, they would leave the programs behind."""
 
 
 @attrs.define(eq=False)
@@ -61,7 +61,7 @@ class Running:
 
 
 class Deadline:
-    """A deadline for any number of blocks, which may be brought forward while they run."""
+    """A deadline for any number of blocks, which may be moved while they run."""
 
     def __init__(self) -> None:
         self._at = math.inf
@@ -79,7 +79,11 @@ class Deadline:
 
     def bring_forward(self, at: float) -> None:
         """Move it to this time, if it is later."""
-        self._at = min(self._at, at)
+        self.move(min(self._at, at))
+
+    def move(self, at: float) -> None:
+        """Move it to this time."""
+        self._at = at
         for scope in self._scopes:
             scope.deadline = self._at
 
@@ -176,8 +180,8 @@ class End:
             return
         self.terminated.set()
         self._end()
-        if is_first:  # programs have that long to end; a reader who stands still must not hold this up for longer
-            self.printing.bring_forward(trio.current_time() + KILL_AFTER + 1)
+        if is_first:
+            self.printing.bring_forward(self._patience())
         else:
             self._in_a_hurry = True
             self._hurry()
@@ -197,10 +201,23 @@ class End:
         for running in self.running:
             running.end(None)
 
+    def _patience(self) -> float:
+        # Programs have that long to end. A reader who stands still must not hold this up for longer.
+        return trio.current_time() + KILL_AFTER + 1
+
     def _hurry(self) -> None:
         # Who has asked twice waits for programs, and for no reader.
         if self._in_a_hurry and not self.running:
             self.printing.bring_forward(trio.current_time() + MOMENT)
+
+    async def watch_reader(self) -> None:
+        """After a signal that ends programs, wait for a reader of results as long as it reads, until cancelled."""
+        await self.terminated.wait()
+        while not self._in_a_hurry:
+            written = self._output.written
+            await trio.sleep(LOOK_AT_READER)
+            if self._output.written > written and not self._in_a_hurry:
+                self.printing.move(self._patience())
 
     def wind_down(self, results: fanout.ResultChannel[Any, Any]) -> None:
         """Stop this stream when nothing more is started."""
@@ -291,11 +308,16 @@ class End:
                         self.note_signal(number)
 
     def _suspend(self) -> None:
-        """Stop, as Ctrl-Z in a terminal asks for, until the shell has this process continue."""
+        """Stop, as Ctrl-Z in a terminal asks for, until the shell has this process continue.
+
+        Where no shell could do so (under ``ssh -t``, say), the system ignores this signal, but not a SIGSTOP.
+        """
         for running in self.running:
             running.program.signal(signal.SIGSTOP)
         began = trio.current_time()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, handler)
         for running in self.running:
             running.scope.deadline += trio.current_time() - began
             running.program.signal(signal.SIGCONT)
@@ -311,7 +333,7 @@ class End:
             f"{shown_job(running.job)} has run for {now - running.began:.1f} s, process {running.program.pid}"
             for running in sorted(self.running, key=lambda running: running.began)
         ]
-        self._output.say_if_ready("\n  ".join([f"{len(lines)} running{account}", *lines]))
+        await self._output.say("\n  ".join([f"{len(lines)} running{account}", *lines]))
 
     async def watch_children(self) -> None:
         """Reap orphans, and end programs that want to use the terminal, until cancelled.

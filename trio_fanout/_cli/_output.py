@@ -5,9 +5,12 @@ Progress is a bar by rich, or a line of text without it.
 
 from __future__ import annotations
 
+import io
 import os
 import select
+import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 REDRAW: Final = 0.2  # seconds between two states of the progress display
 REDRAW_SOON: Final = 0.05  # seconds after which one is drawn anew where a result or a message has hidden it
+SHORT: Final = select.PIPE_BUF // 4  # characters that a pipe takes whole if it takes any, whatever they are
 
 
 class Output:
@@ -37,10 +41,15 @@ class Output:
         self._form = form
         self._logs = logs
         self.display: Final = display
+        self.items_are_typed = False
+        """On a terminal, where a display would erase them."""
         self._tally: Tally | None = None
         self._drawn = -REDRAW_SOON
+        self.written = 0
+        """How often the readers of results have taken a few bytes: it grows as long as they read."""
         self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
         self._within_line = False  # on a terminal
+        self._one_message = trio.CapacityLimiter(1)  # many may wait, and results need the other threads
 
     async def show(self, result: Result) -> None:
         """Print a result.
@@ -85,19 +94,28 @@ class Output:
         for fd, piece in pieces:
             if fd in self._terminals:
                 self._within_line = True  # even while it is written
-            write_all(fd, piece)
+            try:
+                for start in range(0, len(piece), select.PIPE_BUF):  # a slow reader takes a little at a time
+                    write_all(fd, piece[start : start + select.PIPE_BUF])
+                    self.written += 1
+            except OSError:
+                if fd == 1:  # trouble with standard error is no reason to fail
+                    raise
             if fd in self._terminals:
                 self._within_line = not piece.endswith(b"\n")
 
     async def say(self, message: str) -> None:
         """Print a message. A reader of standard error that takes its time holds up the caller only."""
-        if is_ready(2):
+        if is_ready(2) and len(message) <= SHORT:
             self.say_if_ready(message)
         else:
-            await in_thread(say, message)
+            self._hide()
+            with suppress(FatalError):  # without a thread there is no message
+                await in_thread(say, message, limiter=self._one_message)
+            self._draw_soon()
 
     def say_if_ready(self, message: str) -> None:
-        """Print a message that is not worth waiting for."""
+        """Print a short message that is not worth waiting for."""
         if is_ready(2):
             self._hide()
             say(message)
@@ -113,11 +131,13 @@ class Output:
                 await trio.sleep(REDRAW)
         finally:
             self._tally = None
-            self.display.hide()
+            self._hide()
 
     def _draw(self) -> None:
-        # Not on a terminal that has been told to stop, by Ctrl-S: that would stop all else, too.
-        if self.display is not None and self._tally is not None and not self._within_line and is_ready(2):
+        if self.display is None or self._tally is None or self._within_line:
+            return
+        is_typing = self.items_are_typed and self._tally.total() is None
+        if not is_typing and _is_ours():
             self.display.draw(self._tally)
             self._drawn = time.monotonic()
 
@@ -127,8 +147,20 @@ class Output:
             self._draw()
 
     def _hide(self) -> None:
-        if self.display is not None and is_ready(2):
+        if self.display is not None and _is_ours():
             self.display.hide()
+
+
+def _is_ours() -> bool:
+    """Whether the terminal may be drawn on now.
+
+    Not when it has been told to stop, by Ctrl-S: that would stop all else, too. Nor in the background, where it is the
+    shell's.
+    """
+    try:
+        return is_ready(2) and os.tcgetpgrp(2) == os.getpgrp()
+    except OSError:  # it is no terminal that a shell would share with this process
+        return True
 
 
 class Display:
@@ -173,7 +205,9 @@ def _bar_of_rich() -> Callable[[Tally, int], str] | None:
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
     except ImportError:
         return None
-    console = Console(stderr=True, width=_LONGEST_BAR, height=1)
+    # Not standard error itself, to which it may write even while its output is captured: the terminal may have gone.
+    file = io.TextIOWrapper(io.BytesIO(), sys.stderr.encoding)
+    console = Console(file=file, force_terminal=True, width=_LONGEST_BAR, height=1)
 
     def bar(tally: Tally, width: int) -> str:
         with console.capture() as captured:

@@ -65,7 +65,9 @@ MOMENT: Final = 0.1  # seconds in which a signal to all processes of a session o
 
 async def run(options: Options) -> int:
     """Do what the options say; returns the exit code."""
-    display = open_display(wanted=options.progress and not options.dry_run)
+    # Programs whose output is not captured print to the terminal whenever they like. A display would erase that.
+    is_shared = options.output == "none" and os.isatty(1)
+    display = open_display(wanted=options.progress and not options.dry_run and not is_shared)
     output = Output(options.output, display, logs=options.log is not None)
     end = End(options, output)
     with ExitStack() as stack:
@@ -143,6 +145,7 @@ class Run:
         self._launcher = self._stack.enter_context(Launcher(self._options.parallel, spool, self._stdin))
         helpers.start_soon(self._launcher.read_outputs)
         helpers.start_soon(self._end.watch_children)
+        helpers.start_soon(self._end.watch_reader)
         ordered = captures and self._options.ordered
         with self._end.printing.scope():
             async with fanout.stream(self._run_job, jobs, limit=self._limit, ordered=ordered, buffer=AHEAD) as results:
@@ -158,6 +161,7 @@ class Run:
     async def _open(self) -> Items:
         options = self._options
         fd = await self._open_input()
+        self._output.items_are_typed = os.isatty(fd)
         source, output = ("the input", fd), ("standard output", 1)
         if options.command != "fan-out":  # which has read all of it before anything is written
             check_apart(source, output)
