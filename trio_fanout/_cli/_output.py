@@ -41,8 +41,6 @@ class Output:
         self._form = form
         self._logs = logs
         self.display: Final = display
-        self.items_are_typed = False
-        """On a terminal, where a display would erase them."""
         self._tally: Tally | None = None
         self._drawn = -REDRAW_SOON
         self.written = 0
@@ -134,10 +132,7 @@ class Output:
             self._hide()
 
     def _draw(self) -> None:
-        if self.display is None or self._tally is None or self._within_line:
-            return
-        is_typing = self.items_are_typed and self._tally.total() is None
-        if not is_typing and _is_ours():
+        if self.display is not None and self._tally is not None and not self._within_line and _is_ours():
             self.display.draw(self._tally)
             self._drawn = time.monotonic()
 

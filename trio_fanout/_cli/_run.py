@@ -161,7 +161,6 @@ class Run:
     async def _open(self) -> Items:
         options = self._options
         fd = await self._open_input()
-        self._output.items_are_typed = os.isatty(fd)
         source, output = ("the input", fd), ("standard output", 1)
         if options.command != "fan-out":  # which has read all of it before anything is written
             check_apart(source, output)
