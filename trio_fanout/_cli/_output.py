@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ._stdio import FatalError, in_thread, is_ready, reason, say, tell, write_all
+from ._stdio import PIECE, FatalError, in_thread, is_ready, reason, say, tell, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,8 +93,8 @@ class Output:
             if fd in self._terminals:
                 self._within_line = True  # even while it is written
             try:
-                for start in range(0, len(piece), select.PIPE_BUF):  # a slow reader takes a little at a time
-                    write_all(fd, piece[start : start + select.PIPE_BUF])
+                for start in range(0, len(piece), PIECE):  # a slow reader takes a little at a time
+                    write_all(fd, piece[start : start + PIECE])
                     self.written += 1
             except OSError:
                 if fd == 1:  # trouble with standard error is no reason to fail
