@@ -329,7 +329,7 @@ class ResultChannel(trio.abc.ReceiveChannel[Completed[ItemT, ValueT]], metaclass
             elif results.ready and self._slice.now() < self._slice.end:  # it is not over
                 await trio.lowlevel.checkpoint_if_cancelled()
             else:
-                await self._slice.pause()
+                await self._slice.next(self)
         finally:
             self._reading = False
         if results.closed:

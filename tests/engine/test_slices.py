@@ -103,7 +103,7 @@ async def run_of_workers(limit, fn):
 
 run_of_one_worker = partial(run_of_workers, 1)
 run_of_forty_workers = partial(run_of_workers, 40)
-run_of_too_many_workers = partial(run_of_workers, 3 * slices.AT_ONCE)  # to stay awake
+run_of_too_many_workers = partial(run_of_workers, slices.AT_ONCE + 50)  # to stay awake
 
 
 async def runs_of_one_item(fn):
@@ -115,6 +115,12 @@ async def stream_that_is_read(fn):
     async with fanout.stream(fn, itertools.count(), limit=1) as results:
         async for _ in results:
             pass
+
+
+async def reader_of_a_stream(fn):
+    async with fanout.stream(at_once, itertools.count(), limit=1, buffer=10**6) as results:
+        async for result in results:
+            await fn(result)
 
 
 @pytest.fixture
@@ -131,6 +137,7 @@ def trios_order(monkeypatch):
         [runs_of_one_item] * 5,
         [stream_that_is_read] * 5,
         [run_of_one_worker, run_of_forty_workers, run_of_too_many_workers],
+        [run_of_one_worker, reader_of_a_stream],
     ],
 )
 def test_runs_side_by_side_share_the_slices(trios_order, runs):
@@ -143,7 +150,7 @@ def test_runs_side_by_side_share_the_slices(trios_order, runs):
             while min(done) == 0:  # until all of their workers are there
                 await trio.lowlevel.checkpoint()
             done[:] = [0] * len(runs)
-            while sum(done) < 40 * slices.AT_ONCE:
+            while sum(done) < 20 * slices.AT_ONCE:
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 

@@ -188,7 +188,7 @@ class Run(Generic[T, R]):
         """Wait until a worker is free and the source not full. False once no more items are to be read."""
         crew, slice_ = self._crew, self._loop.slice
         if slice_.now() >= slice_.end:
-            await slice_.pause(shielded=True)  # see below
+            await slice_.pause()  # see below
         while crew.ended is None:
             if crew.limit_changes:
                 crew.look_at_limit()

@@ -96,6 +96,8 @@ class Slice:
         slice in each turn of Trio's loop, and all runs have their turn, however many workers each has. If whoever comes
         first began the slice, the same few would do so for ever, and use it up before the others have looked: Trio
         resumes tasks in the order in which they were scheduled, or in the opposite one.
+
+        The reader of a stream stands in the line like a run of its own.
         """
         line = self._line
         # A run with nobody awake does not stand behind all workers of another one.
@@ -123,10 +125,10 @@ class Slice:
             self._awake -= 1
             self._asleep.unpark()  # each that was awake wakes another, as does one that was woken, above
 
-    async def pause(self, *, shielded: bool = False) -> None:
-        """Let other tasks run once, and go on: for those that read, and must not wait until it is their turn."""
+    async def pause(self) -> None:
+        """Let other tasks run once, and go on: for what must not be cancelled here, and so not wait for its turn."""
         end = self.end
-        await (trio.lowlevel.cancel_shielded_checkpoint if shielded else trio.lowlevel.checkpoint)()
+        await trio.lowlevel.cancel_shielded_checkpoint()
         if self.end == end and not self._line:
             self._begin()
 
