@@ -239,7 +239,6 @@ def no_cycles():
     finally:
         gc.set_debug(flags)
         gc.garbage.clear()
-        gc.unfreeze()
         gc.enable()
 
 
