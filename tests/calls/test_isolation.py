@@ -403,6 +403,16 @@ async def test_where_trio_does_not_show_its_scopes_nothing_is_noticed(autojump_c
 
     assert await fanout.map(work, range(4), limit=2, item_timeout=3) == [0, 1, 2, 3]
 
+    async def fail(n):
+        try:
+            await trio.sleep(2 - n)
+        except trio.Cancelled as exc:
+            raise ValueError("second") from exc
+        raise KeyError("first")
+
+    with pytest.raises(KeyError, match="first"):
+        await fanout.map(fail, [0, 1])
+
 
 # Nurseries in async generators, which Trio closes when they are collected
 
