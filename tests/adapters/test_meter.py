@@ -909,6 +909,19 @@ async def test_error_that_is_kept_keeps_no_task(autojump_clock):
     assert not any(isinstance(value, trio.lowlevel.Task) for value in held)
 
 
+async def test_an_error_before_the_call_starts_is_raised_as_it_is(autojump_clock, monkeypatch):
+    def no_time(clock):
+        raise RuntimeError("no time")
+
+    meter = Meter()
+    call = meter.wrap(double)(1)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match=r"^no time"):
+        patch.setattr(type(autojump_clock), "current_time", no_time)
+        call.send(None)
+    assert meter.statistics().started == 0
+    assert meter.running() == []
+
+
 async def test_a_call_that_fails_on_a_full_stack_is_counted():
     """To tell whether a group is a cancellation takes some of the stack."""
 
