@@ -633,3 +633,27 @@ async def test_a_failure_that_was_raised_out_of_its_group_while_the_run_is_cance
     with pytest.raises((KeyError, fanout.FanOutError)) as raised:
         await fanout.map(fn, range(2), policy=policy)
     assert "KeyError: 'first'" in printed(raised.value)
+
+
+async def test_after_a_failure_that_came_out_of_a_cancellation_no_item_is_taken():
+    """Even if the slice of time is not over, and functions never wait."""
+    started = []
+
+    async def work(n):
+        started.append(n)
+        if n == 0:
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled as exc:
+                raise ValueError(n) from exc
+
+    async def cancel():
+        await wait_all_tasks_blocked()
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel)
+        with trio.CancelScope() as scope:
+            await fanout.map(work, range(10), limit=1, policy=fanout.Settle())
+    assert scope.cancelled_caught
+    assert started == [0]
