@@ -909,6 +909,20 @@ async def test_error_that_is_kept_keeps_no_task(autojump_clock):
     assert not any(isinstance(value, trio.lowlevel.Task) for value in held)
 
 
+async def test_a_failure_that_cannot_be_looked_into_is_one(monkeypatch):
+    """As on a full stack, below: what measures coverage needs some of that, too."""
+
+    def full(exc):
+        raise RecursionError
+
+    meter = Meter()
+    monkeypatch.setattr("trio_fanout._meter.is_cancelled", full)
+    with pytest.raises(ValueError, match="no"):
+        await meter.wrap(fail)(ValueError("no"))
+    assert meter.statistics().failed == 1
+    assert meter.running() == []
+
+
 async def test_an_error_before_the_call_starts_is_raised_as_it_is(autojump_clock, monkeypatch):
     def no_time(clock):
         raise RuntimeError("no time")
