@@ -256,6 +256,22 @@ def leaves(exc):
     return [exc]
 
 
+async def deepest(depth=0):
+    """How many calls of an async function fit on the stack now. Whatever traces calls may take as much again."""
+    try:
+        return await deepest(depth + 1)
+    except RecursionError:
+        return depth
+
+
+async def deeper(frames, fn):
+    """Call `fn`, async or not, that many calls further down the stack."""
+    if frames:
+        return await deeper(frames - 1, fn)
+    result = fn()
+    return None if result is None else await result
+
+
 def contexts_of(exc):
     """`exc` and what it came out of, from the last to the first."""
     return [] if exc is None else [exc, *contexts_of(exc.__context__)]

@@ -18,7 +18,7 @@ import trio
 from trio.testing import MockClock, assert_checkpoints, assert_no_checkpoints, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, double, no_cycles, nothing_left
+from helpers import ALL_POLICIES, deeper, deepest, double, no_cycles, nothing_left
 from trio_fanout import Ended, Meter, MeterStatistics, Running
 
 
@@ -938,25 +938,12 @@ async def test_an_error_before_the_call_starts_is_raised_as_it_is(autojump_clock
 
 async def test_a_call_that_fails_on_a_full_stack_is_counted():
     """To tell whether a group is a cancellation takes some of the stack."""
-
-    async def deepest(depth=0):
-        try:
-            return await deepest(depth + 1)
-        except RecursionError:
-            return depth
-
-    async def call_from(frames):
-        if frames:
-            await call_from(frames - 1)
-        else:
-            await call()
-
     for off in range(40):
         meter = Meter()
         call = functools.partial(meter.wrap(fail), ExceptionGroup("", [ValueError()]))
         frames = await deepest() - off
         with pytest.raises((ExceptionGroup, RecursionError)):
-            await call_from(frames)
+            await deeper(frames, call)
         now = meter.statistics()
         assert now.running == 0
         assert now.failed == now.started

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, POLICIES, double, nothing_left
+from helpers import ALL_POLICIES, POLICIES, deeper, deepest, double, nothing_left
 
 ran = []
 
@@ -437,22 +437,6 @@ def test_a_plain_for_says_what_is_to_be_written(opener):
 
 
 # A full stack
-
-
-async def deepest(depth=0):
-    """How many calls of an async function fit on the stack now. Whatever traces calls may take as much again."""
-    try:
-        return await deepest(depth + 1)
-    except RecursionError:
-        return depth
-
-
-async def deeper(frames, fn):
-    """Call `fn`, async or not, that many calls further down the stack."""
-    if frames:
-        return await deeper(frames - 1, fn)
-    result = fn()
-    return None if result is None else await result
 
 
 @pytest.mark.parametrize("name", CALLS)

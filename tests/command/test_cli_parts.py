@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import pytest
@@ -41,8 +41,19 @@ def running(deadline=math.inf):
     return Running((Item(0, "a"),), Idle(), trio.CancelScope(deadline=deadline), 0.0, "took too long")
 
 
-def an_end(*options):
-    return End(_options.parse(["map", *options, "true"]), Output("json", None))
+def an_end():
+    return End(_options.parse(["map", "true"]), Output("json", None))
+
+
+@asynccontextmanager
+async def an_end_that_watches_its_reader():
+    """It was asked to terminate programs."""
+    end = an_end()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end.watch_reader)
+        end.note_signal(signal.SIGTERM)
+        yield end
+        nursery.cancel_scope.cancel()
 
 
 async def test_whose_time_was_up_is_not_taken_for_ended(autojump_clock):
@@ -110,30 +121,21 @@ async def test_a_second_signal_when_nothing_runs_waits_a_moment(mock_clock):
 
 
 async def test_a_reader_is_waited_for_as_long_as_it_reads(autojump_clock):
-    output = Output("json", None)
-    end = End(_options.parse(["map", "true"]), output)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(end.watch_reader)
-        end.note_signal(signal.SIGTERM)
+    async with an_end_that_watches_its_reader() as end:
         with end.printing.scope() as printing:
             for _ in range(100):
                 await trio.sleep(_end.KILL_AFTER)
-                output.written += 1
+                end._output.written += 1
             last = trio.current_time()
             await trio.sleep_forever()
         assert printing.cancelled_caught
         assert 0 <= trio.current_time() - last - (_end.KILL_AFTER + 1) <= _end.LOOK_AT_READER
-        nursery.cancel_scope.cancel()
 
 
 async def test_who_asks_twice_does_not_wait_for_a_reader_that_reads(autojump_clock):
-    output = Output("json", None)
-    end = End(_options.parse(["map", "true"]), output)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(end.watch_reader)
-        end.note_signal(signal.SIGTERM)
+    async with an_end_that_watches_its_reader() as end:
         await trio.testing.wait_all_tasks_blocked()
-        output.written += 1
+        end._output.written += 1
         end.note_signal(signal.SIGTERM)
         with end.printing.scope():
             await trio.sleep_forever()
