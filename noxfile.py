@@ -48,7 +48,7 @@ def plan(session: nox.Session) -> None:
 def plan_full(session: nox.Session) -> None:
     """Says what `nox -t full` does, and how long it takes."""
     session.log("The quick tests with coverage, on other Pythons, with the oldest dependencies, and from the wheel;")
-    session.log("slow tests, Dask, documentation, benchmarks: about 15 minutes on two CPUs.")
+    session.log("slow tests, Dask, documentation, benchmarks: about twenty minutes on two CPUs.")
 
 
 @nox.session

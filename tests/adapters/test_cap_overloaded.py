@@ -815,6 +815,19 @@ async def test_key_is_known_until_its_gate_has_passed(autojump_clock):
     assert server.waves(since=8) == {8: 10, 9: 2}
 
 
+async def test_key_that_is_in_use_again_is_not_dropped_for_its_old_gate(autojump_clock):
+    server = Server()
+    fn = make(1, server, key=lambda item, *_: item)
+    for key in range(150):  # these are dropped first, a hundred by each call
+        with pytest.raises(BusyError):
+            await fn(key, 0, BusyError(4))
+    with pytest.raises(BusyError):
+        await fn("key", 0, BusyError(5))
+    await fn("key")  # from 5 to 6: so the state goes with this call, and not when its gate has passed
+    await fanout.do(fn, ["key"] * 3, limit=3)
+    assert [time for item, time in server.starts if item == "key"] == [0, 5, 6, 7, 8]
+
+
 # Rule 5: what `overloaded` is told, and what it may say
 
 

@@ -893,9 +893,12 @@ async def test_failure_does_not_keep_its_future():
     """Also where the executor has raised it once, in a frame that knows the future; Dask does."""
     pool = ByHand()
 
+    def raise_it():
+        raise KeyError
+
     def fail(future):
         try:
-            raise KeyError
+            raise_it()
         except KeyError as exc:
             future.set_exception(exc)
 
@@ -907,7 +910,9 @@ async def test_failure_does_not_keep_its_future():
         nursery.start_soon(finish)
         with pytest.raises(KeyError) as caught:
             await in_executor(pool, square)(3)
-    assert "fail" not in [entry.name for entry in caught.traceback]
+    names = [entry.name for entry in caught.traceback]
+    assert "fail" not in names
+    assert names[-1] == "raise_it"
 
 
 async def test_cancelled_leaves_no_cycles():

@@ -335,3 +335,17 @@ def test_where_the_caller_has_set_nothing_an_item_is_isolated_too():
 
     contextvars.Context().run(trio.run, lambda: fanout.do(mark, range(5), limit=1))
     assert seen == [None] * 5
+
+
+async def test_a_job_that_is_submitted_where_nothing_is_set_sees_nothing():
+    seen = []
+
+    async def look():
+        seen.append(var.get(None))
+
+    var.set(1)
+    async with fanout.open_group(limit=1) as group:
+        group.start_soon(look)
+        contextvars.Context().run(group.start_soon, look)
+        group.start_soon(look)
+    assert seen == [1, None, 1]

@@ -899,6 +899,9 @@ async def test_the_traceback_of_an_object_that_one_item_raised_is_left_as_it_is(
     with pytest.raises(fanout.FanOutError) as excinfo:
         await fanout.run_graph(steps, policy=fanout.Collect())
     assert entries_of(excinfo.value.failures["a"]) == ["recurse"] * 21
+    async with fanout.open_group(policy=fanout.Settle()) as group:
+        job = group.start_soon(recurse)
+    assert entries_of(job.outcome.error) == ["recurse"] * 21
 
 
 def test_kinds_look_once_at_an_object_that_many_items_raised():

@@ -1,6 +1,7 @@
 """Items are isolated in their cancel scopes and nurseries, as in tasks of their own."""
 
 import gc
+import math
 import random
 import signal
 from contextlib import aclosing
@@ -350,7 +351,8 @@ async def test_a_nursery_left_open_by_an_item_that_does_not_return(how, autojump
         assert str(info.value).startswith("item 0 left a nursery open")
 
 
-async def test_the_tasks_of_a_nursery_left_open_are_waited_for(autojump_clock):
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_the_tasks_of_a_nursery_left_open_are_waited_for(cancelled, autojump_clock):
     ended = []
 
     async def slow():
@@ -365,7 +367,7 @@ async def test_the_tasks_of_a_nursery_left_open_are_waited_for(autojump_clock):
         (await trio.open_nursery().__aenter__()).start_soon(slow)
         await trio.sleep(1)
 
-    with pytest.raises(RuntimeError, match="item 0"):
+    with trio.move_on_after(3 if cancelled else math.inf), pytest.raises(RuntimeError, match="item 0"):
         await fanout.map(work, [0])
     assert ended == [6]
     assert trio.current_time() < 6.002

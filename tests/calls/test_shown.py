@@ -51,6 +51,29 @@ async def test_a_failure_stops_a_stream(autojump_clock):
         assert results.statistics().stopped
 
 
+async def test_a_failure_after_the_last_item_was_taken_stops_a_stream(autojump_clock):
+    async def fail_later(seconds):
+        await trio.sleep(seconds)
+        if seconds:
+            raise ValueError(seconds)
+
+    async with fanout.stream(fail_later, [1, 0]) as results:
+        with pytest.raises(ValueError, match="1"):
+            await results.receive()
+        assert results.statistics().stopped
+
+
+async def test_a_failure_that_is_collected_stops_nothing(autojump_clock):
+    async def divide(n):
+        return 1 // n
+
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with fanout.stream(divide, [0, 1], limit=1, policy=fanout.Collect()) as results:
+            async for result in results:
+                assert result == (1, 1, 1)
+                assert not results.statistics().stopped
+
+
 async def test_items_that_wait_for_a_token_are_not_at_work(autojump_clock):
     limiter = trio.CapacityLimiter(1)
     async with fanout.stream(sleep, [1, 1], limit=limiter) as results:

@@ -7,8 +7,16 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from helpers import FrozenError, check_no_cycles, fail_when_cancelled, nothing_left, printed
-from trio_fanout._core.exceptions import chain, chain_of, raise_unchanged, set_context
-from trio_fanout._core.nursery import SingleExceptionNursery, raise_or_return
+from trio_fanout._core.exceptions import (
+    chain,
+    chain_of,
+    first_leaf,
+    holds_cancelled,
+    parts_of,
+    raise_unchanged,
+    set_context,
+)
+from trio_fanout._core.nursery import SingleExceptionNursery, most_important, raise_or_return
 
 
 class open_nursery:  # noqa: N801  # stands where `trio.open_nursery` would
@@ -313,6 +321,20 @@ def test_chain_does_nothing_where_it_is_there_already():
     assert chain_of(error) == [error, first]
 
 
+async def test_what_is_most_important_has_no_cancellation_behind_it():
+    cancellations, first, second = [], ValueError(), KeyError()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            cancellations.append(cancelled)
+            raise
+    assert most_important([*cancellations, first, None, second]) is first
+    assert chain_of(first) == [first, second]
+    assert most_important([*cancellations, None]) is cancellations[0]
+
+
 def test_chain_lets_no_loop_arise():
     """Tasks cancelled while `error` was handled have it as the context of their Cancelled, in groups too."""
     error, cleanup = ValueError("error"), KeyError("clean-up")
@@ -322,6 +344,15 @@ def test_chain_lets_no_loop_arise():
     chain(error, group)
     assert chain_of(error) == [error, group]
     assert cleanup.__context__.__context__ is None
+
+
+def test_a_group_that_holds_others_twice_is_looked_through_once():
+    group = error = ValueError()
+    for _ in range(100):  # written out, it would have 2 ** 100 members
+        group = ExceptionGroup("twice", [group, group])
+    assert len(list(parts_of(group))) == 101
+    assert not holds_cancelled(group)
+    assert first_leaf(group) is error
 
 
 def test_chain_cuts_all_links_that_would_close_a_loop():
