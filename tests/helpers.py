@@ -213,7 +213,7 @@ def workers(prefix="map("):
 
 @contextmanager
 def nothing_left(*limiters):
-    """Check that the block leaves no task behind, no borrowed token, and no instrument, which costs time at each step."""
+    """Check that the block leaves no task behind, no borrowed token, and no instrument: it costs time at each step."""
     tasks = trio.lowlevel.current_statistics().tasks_living
     borrowed = [limiter.borrowed_tokens for limiter in limiters]
     instruments = trio._core._run.GLOBAL_RUN_CONTEXT.runner.instruments

@@ -410,7 +410,8 @@ async def test_other_classes_are_functions(autojump_clock):
 
 def test_limiter_and_weight_do_not_go_together():
     with pytest.raises(
-        TypeError, match=r"^limit must be an int of 1 or more or math\.inf where there is a weight, got a C"
+        TypeError,
+        match=r"^limit must be an int of 1 or more or math\.inf where there is a weight, got a CapacityLimiter$",
     ):
         cap(Work(), trio.CapacityLimiter(3), weight=len)
 

@@ -5,6 +5,7 @@ import itertools
 import math
 import sys
 import threading
+import tracemalloc
 import weakref
 from fractions import Fraction
 
@@ -411,6 +412,20 @@ async def test_many_keys_go_within_a_few_calls(autojump_clock):
         await fn("other")
         left.append(sum(ref() is not None for ref in gone))
     assert left == [*range(900, 0, -100), 0, 0, 0]
+
+
+async def test_key_costs_no_more_memory_with_each_call(autojump_clock):
+    fn = throttle(trio.sleep, 1, burst=10_000, key=lambda key: key)
+    await fn(0)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(2000):
+            await fn(0)
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert now - before < 20_000
 
 
 async def test_key_that_was_cancelled_before_it_started_is_not_kept(autojump_clock):

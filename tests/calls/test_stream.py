@@ -303,12 +303,19 @@ async def test_aclose_cancels_what_is_in_flight(make):
             results.stop()
 
 
-async def test_aclose_wakes_the_task_that_reads():
+async def test_aclose_wakes_the_task_that_reads(autojump_clock):
+    """Without waiting for items that are shielded."""
+
+    async def item(_):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(5)
+
     async def read():
         with pytest.raises(trio.ClosedResourceError):
             await results.receive()
+        assert trio.current_time() == 0
 
-    async with fanout.stream(trio.sleep, [math.inf]) as results, trio.open_nursery() as nursery:
+    async with fanout.stream(item, [1]) as results, trio.open_nursery() as nursery:
         nursery.start_soon(read)
         await wait_all_tasks_blocked()
         await results.aclose()

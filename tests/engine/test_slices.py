@@ -1,8 +1,10 @@
 """Slices: one for all runs of a Trio run, and no look at wall time under another clock than Trio's own."""
 
 import itertools
+import math
 import random
 import time
+from contextlib import aclosing
 from functools import partial
 
 import pytest
@@ -185,6 +187,54 @@ def test_a_small_run_does_not_wait_for_all_workers_of_another(trios_order, limit
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=MockClock())
+
+
+class CountSteps(trio.abc.Instrument):
+    """Counts the steps of all tasks in each turn of Trio's loop."""
+
+    def __init__(self):
+        self.turns = [0]
+
+    def before_task_step(self, task):
+        self.turns[-1] += 1
+
+    def before_io_wait(self, timeout):
+        self.turns.append(0)
+
+
+async def test_of_thousands_that_wait_for_the_next_slice_few_are_woken_in_each_turn(autojump_clock):
+    many = 8 * slices.AT_ONCE
+    steps = CountSteps()
+
+    async def count(x):
+        if x == 2 * many:  # all are there, and wait
+            trio.lowlevel.add_instrument(steps)
+        elif x == 4 * many:
+            trio.lowlevel.remove_instrument(steps)
+            scope.cancel()
+
+    with trio.CancelScope() as scope:
+        await run_of_workers(many, count)
+    turns = steps.turns[1:-1]
+    assert 2 * many / len(turns) > 0.9 * slices.AT_ONCE
+    assert 0.9 * slices.AT_ONCE < min(turns) <= max(turns) < 1.1 * slices.AT_ONCE
+    assert slices.current_slice()._awake == 0
+
+
+async def test_a_task_that_reads_an_async_source_has_slices_of_its_own(autojump_clock):
+    steps = CountSteps()
+    last_has_come = trio.Event()
+
+    async def source():
+        trio.lowlevel.add_instrument(steps)
+        for x in range(10 * slices.AT_ONCE):
+            yield x
+        trio.lowlevel.remove_instrument(steps)
+        last_has_come.set()
+
+    async with aclosing(source()) as items:
+        await fanout.do(lambda _: last_has_come.wait(), items, limit=math.inf)
+    assert len(steps.turns) < 25
 
 
 async def test_tasks_that_wait_for_the_next_slice_are_woken_even_if_others_are_cancelled(autojump_clock):

@@ -131,6 +131,9 @@ def walk_node(node, line):
     yield node, line
     if isinstance(node, ast.JoinedStr):
         return
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "cast":
+        yield from walk_node(node.args[1], line)  # the first is a type
+        return
     for name, value in ast.iter_fields(node):
         if name in {"annotation", "returns", "decorator_list", "type_comment"}:
             continue
@@ -306,8 +309,8 @@ def map_lines(items, workers):
 
 
 def tests_of(mutant, known, budget):
-    """The tests of its line, for `budget` seconds: first its module's own, and those that are quick and run what few
-    run of its function.
+    """The tests of its line, for `budget` seconds: first its module's own. Half of the time is for those that are quick
+    and run what few run of its function, and half for those that run little besides, as tests of wrong arguments do.
     """
     durations, lines, (_, first) = known["durations"], known["lines"], mutant.function
     of_line = {line: lines.get(f"{mutant.path}:{line}", ()) for line in range(first, mutant.last + 1)}
@@ -318,12 +321,15 @@ def tests_of(mutant, known, budget):
             if test in score:
                 score[test] += 1 / len(tests)
     own = f"/test_{Path(mutant.path).stem.strip('_')}"
-    chosen, total = [], 0.0
-    for test in sorted(score, key=lambda test: (own not in test, -score[test] / (0.02 + durations[test]), test)):
-        if total + durations[test] <= budget:
-            chosen.append(test)
-            total += durations[test]
-    return chosen
+    worth = sorted(score, key=lambda test: (own not in test, -score[test] / (0.02 + durations[test]), test))
+    special = sorted(score, key=lambda test: (known["breadth"][test], test))
+    chosen, total = {}, 0.0
+    for order, until in ((worth, budget / 2), (special, budget)):
+        for test in order:
+            if test not in chosen and total + durations[test] <= until:
+                chosen[test] = None
+                total += durations[test]
+    return [*chosen]
 
 
 # The plugin
@@ -387,6 +393,7 @@ def known_of(session, by_name):
     for line, numbers in known["lines"].items():
         names = [known["names"][number] for number in numbers]
         known["lines"][line] = [name for name in names if name in by_name]
+    known["breadth"] = collections.Counter(itertools.chain(*known["lines"].values()))
     return known
 
 
