@@ -678,7 +678,7 @@ def test_starts_are_those_of_a_bucket_that_may_be_in_debt(rate, burst, calls):
         filled = min(Fraction(burst), level + (front - then) * Fraction(rate))
         start = front + max(Fraction(0), (min(Fraction(cost), Fraction(burst)) - filled) / Fraction(rate))
         gives_up = math.inf if patience == math.inf else called + Fraction(patience)
-        if start > gives_up:
+        if start >= gives_up:  # a deadline at the same time comes first
             free = max(free, gives_up) if front < gives_up else free  # it stood in front of the others until then
             continue
         level = min(Fraction(burst), level + (start - then) * Fraction(rate)) - Fraction(cost)
