@@ -239,6 +239,13 @@ async def test_worker_that_died_with_exit_code_1_speaks_of_the_main_guard():
     )
 
 
+async def test_worker_that_exits_without_an_error_died_all_the_same():
+    with pytest.raises(
+        trio_parallel.BrokenWorkerError, match=r"^the worker process that ran exit_with died with exit code 0$"
+    ):
+        await in_process(exit_with)(0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["FailFast", "Settle"])
 def test_program_without_a_main_guard_is_told_of_it_in_a_few_lines(tmp_path, policy):
@@ -365,7 +372,9 @@ LAMBDA = lambda: None  # noqa: E731
     ],
 )
 def test_what_a_worker_cannot_import_is_a_value_error_at_once_that_says_the_rule(fn, name):
-    with pytest.raises(ValueError, match="must be a function that a worker process can import by its name") as caught:
+    with pytest.raises(
+        ValueError, match=r"^fn of in_process must be a function that a worker process can import by its name"
+    ) as caught:
         in_process(fn)
     assert f"{name}: define it at the top level of a module" in str(caught.value)
 

@@ -215,7 +215,7 @@ class Run(Generic[T, R]):
 
     def started(self) -> int:
         """How many items were started."""
-        return self._crew.taken - len(self._tokens.waiting) - len(self._tokens.never_started)
+        return self._crew.taken - len(self._tokens.never_started)
 
     def was_started(self, index: int) -> bool:
         """Whether an item had been started when the run was over."""
