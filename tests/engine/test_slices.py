@@ -234,7 +234,7 @@ async def test_a_task_that_reads_an_async_source_has_slices_of_its_own(autojump_
 
     async with aclosing(source()) as items:
         await fanout.do(lambda _: last_has_come.wait(), items, limit=math.inf)
-    assert len(steps.turns) < 25
+    assert len(steps.turns) < 100  # not one for each item
 
 
 async def test_tasks_that_wait_for_the_next_slice_are_woken_even_if_others_are_cancelled(autojump_clock):
