@@ -211,20 +211,37 @@ def workers(prefix="map("):
     return sum(name.startswith(prefix) for name in task_names())
 
 
+class Steps(trio.abc.Instrument):
+    """Counts the steps of all tasks, in each turn of Trio's loop."""
+
+    def __init__(self):
+        self.turns = [0]
+
+    @property
+    def count(self):
+        return sum(self.turns)
+
+    def before_task_step(self, task):
+        self.turns[-1] += 1
+
+    def before_io_wait(self, timeout):
+        self.turns.append(0)
+
+
 @contextmanager
 def nothing_left(*limiters):
     """Check that the block leaves no task behind, no borrowed token, and no instrument: it costs time at each step."""
     tasks = trio.lowlevel.current_statistics().tasks_living
     borrowed = [limiter.borrowed_tokens for limiter in limiters]
-    instruments = trio._core._run.GLOBAL_RUN_CONTEXT.runner.instruments
-    installed = dict(instruments)
+    instruments = trio._core._run.GLOBAL_RUN_CONTEXT.runner.instruments["_all"]
+    installed = list(instruments)
     try:
         yield
     finally:
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         assert [limiter.borrowed_tokens for limiter in limiters] == borrowed
         assert all(limiter.statistics().tasks_waiting == 0 for limiter in limiters)
-        assert instruments == installed
+        assert list(instruments) == installed
 
 
 @contextmanager
@@ -257,6 +274,19 @@ def leaves(exc):
     if isinstance(exc, BaseExceptionGroup):
         return [leaf for member in exc.exceptions for leaf in leaves(member)]
     return [exc]
+
+
+async def foreign_cancelled():
+    """A Cancelled that belongs to nothing any more."""
+    kept = []
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as exc:
+            kept.append(exc)
+            raise
+    return kept[0]
 
 
 async def deepest(depth=0):

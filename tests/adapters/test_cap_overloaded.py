@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import nothing_left
+from helpers import Steps, nothing_left
 from trio_fanout import cap
 
 
@@ -545,12 +545,6 @@ async def test_single_call_that_goes_on_waiting_after_a_cut_counts(autojump_cloc
 
 async def test_gate_that_moves_wakes_no_crowd(autojump_clock):
     """However long the line: one task looks at the time."""
-
-    class Steps(trio.abc.Instrument):
-        count = 0
-
-        def before_task_step(self, task):
-            self.count += 1
 
     server = Server()
     fn = make(100, server)

@@ -10,7 +10,17 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import DO_POLICIES, POLICIES, Gauge, fail_when_cancelled, limit_of, nothing_left, printed, workers
+from helpers import (
+    DO_POLICIES,
+    POLICIES,
+    Gauge,
+    fail_when_cancelled,
+    foreign_cancelled,
+    limit_of,
+    nothing_left,
+    printed,
+    workers,
+)
 
 # Cancellation from outside
 
@@ -485,19 +495,6 @@ def test_sigint_that_comes_with_failures_and_a_cancellation_wins():
 
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
-
-
-async def foreign_cancelled():
-    """A Cancelled that belongs to nothing any more."""
-    kept = []
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        try:
-            await trio.lowlevel.checkpoint()
-        except trio.Cancelled as exc:
-            kept.append(exc)
-            raise
-    return kept[0]
 
 
 @POLICIES

@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_fanout as fanout
-from helpers import Gauge, aiter_of, limit_of, nothing_left, workers
+from helpers import Gauge, Steps, aiter_of, limit_of, nothing_left, workers
 
 
 def limiters(total):
@@ -172,12 +172,6 @@ async def test_jobs_with_contexts_of_their_own_take_as_many_steps_at_any_limit(i
     import contextvars  # noqa: PLC0415
 
     var = contextvars.ContextVar("var")
-
-    class Steps(trio.abc.Instrument):
-        count = 0
-
-        def before_task_step(self, task):
-            self.count += 1
 
     async def job(n):
         assert var.get() == n

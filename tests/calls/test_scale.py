@@ -8,7 +8,7 @@ import pytest
 import trio
 
 import trio_fanout as fanout
-from helpers import ALL_POLICIES, aiter_of, busy, notes_of
+from helpers import ALL_POLICIES, Steps, aiter_of, busy, notes_of
 
 var = contextvars.ContextVar("var")
 
@@ -45,16 +45,6 @@ async def test_what_many_items_raise_is_chained_in_one_go(autojump_clock):
 
 
 # Thousands of workers
-
-
-class Steps(trio.abc.Instrument):
-    """Counts the steps of all tasks."""
-
-    def __init__(self):
-        self.count = 0
-
-    def before_task_step(self, task):
-        self.count += 1
 
 
 async def sleep_at_any_limit(count):

@@ -41,23 +41,21 @@ async def test_a_stream_that_has_come_to_its_end_was_not_stopped(autojump_clock)
         assert results.statistics() == fanout.ResultStatistics(running=0, ready=0, outstanding=0, stopped=False)
 
 
-async def test_a_failure_stops_a_stream(autojump_clock):
-    async def fail(n):
-        raise ValueError(n)
-
-    async with fanout.stream(fail, [1, 2]) as results:
-        with pytest.raises(ValueError, match="1"):
-            await results.receive()
-        assert results.statistics().stopped
+async def fail(n):
+    raise ValueError(n)
 
 
-async def test_a_failure_after_the_last_item_was_taken_stops_a_stream(autojump_clock):
-    async def fail_later(seconds):
-        await trio.sleep(seconds)
-        if seconds:
-            raise ValueError(seconds)
+async def fail_later(seconds):
+    await trio.sleep(seconds)
+    if seconds:
+        raise ValueError(seconds)
 
-    async with fanout.stream(fail_later, [1, 0]) as results:
+
+@pytest.mark.parametrize(
+    ("fn", "items"), [(fail, [1, 2]), (fail_later, [1, 0])], ids=["at once", "after the last item was taken"]
+)
+async def test_a_failure_stops_a_stream(fn, items, autojump_clock):
+    async with fanout.stream(fn, items) as results:
         with pytest.raises(ValueError, match="1"):
             await results.receive()
         assert results.statistics().stopped

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from helpers import FrozenError, check_no_cycles, fail_when_cancelled, nothing_left, printed
+from helpers import FrozenError, check_no_cycles, fail_when_cancelled, foreign_cancelled, nothing_left, printed
 from trio_fanout._core.exceptions import (
     chain,
     chain_of,
@@ -322,17 +322,10 @@ def test_chain_does_nothing_where_it_is_there_already():
 
 
 async def test_what_is_most_important_has_no_cancellation_behind_it():
-    cancellations, first, second = [], ValueError(), KeyError()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        try:
-            await trio.lowlevel.checkpoint()
-        except trio.Cancelled as cancelled:
-            cancellations.append(cancelled)
-            raise
-    assert most_important([*cancellations, first, None, second]) is first
+    cancelled, first, second = await foreign_cancelled(), ValueError(), KeyError()
+    assert most_important([cancelled, first, None, second]) is first
     assert chain_of(first) == [first, second]
-    assert most_important([*cancellations, None]) is cancellations[0]
+    assert most_important([cancelled, None]) is cancelled
 
 
 def test_chain_lets_no_loop_arise():

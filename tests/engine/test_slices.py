@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 import trio_fanout as fanout
-from helpers import busy, rest_of
+from helpers import Steps, busy, rest_of
 from trio_fanout._core import slices
 
 
@@ -189,22 +189,9 @@ def test_a_small_run_does_not_wait_for_all_workers_of_another(trios_order, limit
     trio.run(main, clock=MockClock())
 
 
-class CountSteps(trio.abc.Instrument):
-    """Counts the steps of all tasks in each turn of Trio's loop."""
-
-    def __init__(self):
-        self.turns = [0]
-
-    def before_task_step(self, task):
-        self.turns[-1] += 1
-
-    def before_io_wait(self, timeout):
-        self.turns.append(0)
-
-
 async def test_of_thousands_that_wait_for_the_next_slice_few_are_woken_in_each_turn(autojump_clock):
     many = 8 * slices.AT_ONCE
-    steps = CountSteps()
+    steps = Steps()
 
     async def count(x):
         if x == 2 * many:  # all are there, and wait
@@ -222,7 +209,7 @@ async def test_of_thousands_that_wait_for_the_next_slice_few_are_woken_in_each_t
 
 
 async def test_a_task_that_reads_an_async_source_has_slices_of_its_own(autojump_clock):
-    steps = CountSteps()
+    steps = Steps()
     last_has_come = trio.Event()
 
     async def source():
