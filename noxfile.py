@@ -29,10 +29,11 @@ LINT = nox.project.dependency_groups(PROJECT, "lint")
 LINT_ASYNC = nox.project.dependency_groups(PROJECT, "lint_async")
 BENCH = nox.project.dependency_groups(PROJECT, "bench")
 DOCS = nox.project.dependency_groups(PROJECT, "docs")
+PICTURES = nox.project.dependency_groups(PROJECT, "pictures")
 WHEEL = nox.project.dependency_groups(PROJECT, "wheel")
 
 EXTRAS = "process,cli"  # what the suite needs, apart from the tests marked dask
-QUICK = "not dask and not slow"  # the sessions `slow` and `dask` run the others
+QUICK = "not dask and not slow"  # the session `slow` runs the others
 # A process for each CPU. An idle one takes over tests that wait for another.
 PARALLEL = ["-n", "auto", "--dist", "worksteal"]
 
@@ -90,9 +91,9 @@ def _floor(requirement: str) -> str | None:
 
 @nox.session(tags=["full"])
 def slow(session: nox.Session) -> None:
-    """The slow tests."""
-    session.install(f".[{EXTRAS}]", *TESTS)
-    session.run("pytest", *PARALLEL, "-m", "slow and not dask", *session.posargs)
+    """The slow tests, and those that run a Dask cluster."""
+    session.install(f".[{EXTRAS},dask]", *TESTS)
+    session.run("pytest", *PARALLEL, "-m", f"not ({QUICK})", *session.posargs)
 
 
 @nox.session(tags=["full"])
@@ -107,27 +108,20 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(tags=["full"])
-def dask(session: nox.Session) -> None:
-    """The tests that run a Dask cluster."""
-    session.install(f".[{EXTRAS},dask]", *TESTS)
-    # 5: there are no such tests.
-    session.run("pytest", "-m", "dask", *session.posargs, success_codes=[0, 5])
-
-
-@nox.session(tags=["full"])
 def docs(session: nox.Session) -> None:
-    """Builds the site in docs/_build without warnings, tries its search, and the README's first commands."""
-    session.install(f".[{EXTRAS}]", *DOCS, *TESTS)
+    """Builds the site in docs/_build without warnings; checks its search, its pictures, the README's first steps."""
+    session.install(f".[{EXTRAS}]", *DOCS, *PICTURES, *TESTS)
     shutil.rmtree("docs/_build", ignore_errors=True)
     session.run("sphinx-build", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build", *session.posargs)
-    session.run("pytest", "-k", "setting_up or test_site", "tests/docs")
+    session.run("pytest", "-k", "setting_up or test_site or test_figures or timeline", "tests/docs")
+    session.run("python", "docs/pictures.py", "--check")
 
 
-@nox.session(tags=["full"])
+@nox.session
 def pictures(session: nox.Session) -> None:
-    """The pictures in the documentation agree with the runs that they show; `-- --draw` redraws them."""
-    session.install(".", "matplotlib")
-    session.run("python", "docs/pictures.py", *(session.posargs or ["--check"]))
+    """Redraws the pictures of the documentation, from the runs that they show."""
+    session.install(".", *PICTURES)
+    session.run("python", "docs/pictures.py", "--draw")
 
 
 @nox.session

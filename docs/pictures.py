@@ -1,7 +1,7 @@
 """Draw the pictures of the documentation, from real runs in virtual time.
 
 ``python docs/pictures.py --draw`` writes docs/pictures/*.svg. ``--check`` fails if a run now differs from its picture.
-`nox -s pictures` does that.
+Nox does the one in its session `pictures`, the other in `docs`.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ def main(*, check):
         elif not drawing.shows(path, panels):
             stale.append(path.name)
     if stale:
-        sys.exit(f"the runs have changed: {', '.join(stale)}; draw them again with `nox -s pictures -- --draw`")
+        sys.exit(f"the runs have changed: {', '.join(stale)}; draw them again with `nox -s pictures`")
 
 
 if __name__ == "__main__":

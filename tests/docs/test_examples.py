@@ -65,6 +65,7 @@ def test_progress_bars_move_on_a_terminal(tmp_path):
 @pytest.fixture(scope="module")
 def timeline(tmp_path_factory):
     """The directory in which timeline.py was run, and the events that it wrote."""
+    pytest.importorskip("matplotlib")
     directory = tmp_path_factory.mktemp("timeline")
     run("timeline.py", directory)
     return directory, json.loads((directory / "timeline.json").read_text())["traceEvents"]
