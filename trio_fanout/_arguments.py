@@ -66,7 +66,7 @@ def check_functions(fns: list[Any], argument: str) -> None:
 
 
 class NotAwaitable(TypeError):
-    """A function returned something that cannot be awaited. Users see a plain `TypeError`."""
+    """A function returned something that cannot be awaited. A run makes a plain `TypeError` of it."""
 
 
 def check_awaitable(value: object) -> None:
@@ -108,6 +108,13 @@ def check_count(count: object, argument: str, *, least: int = 1) -> None:
         raise TypeError(takes)
     if count < least:
         raise ValueError(takes)
+
+
+def check_bool(value: object, argument: str) -> None:
+    """Raise `TypeError` unless `value` is True or False."""
+    if not isinstance(value, bool):
+        msg = f"{argument} must be True or False, got {describe(value)}"
+        raise TypeError(msg)
 
 
 def check_blocking(fn: object, caller: str) -> None:

@@ -67,21 +67,40 @@ class PickledCall:
     """A call that is pickled when it is sent to a worker process, and arrives as the bytes that it was pickled to.
 
     To unpickle it imports the module of the function, and makes the arguments. That may raise anything, and a
-    `SystemExit` would end the worker or the caller's program. So it is left to `run_pickled_call`.
+    `SystemExit` would end the worker or the caller's program. So it is left to `run_pickled_call`. Pickling may raise
+    one as well, and would end the thread that sends calls; then no call would ever arrive.
     """
 
-    def __init__(self, dumps: Callable[[Any], bytes], *call: Any) -> None:
+    def __init__(
+        self, dumps: Callable[[Any], bytes], failure: Callable[[BaseException], Exception], *call: Any
+    ) -> None:
         self._dumps = dumps
+        self._failure = failure
         self._call = call
 
     def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
-        return bytes, (self._dumps(self._call),)
+        try:
+            return bytes, (self._dumps(self._call),)
+        except Exception:
+            raise
+        except BaseException as exc:
+            raise self._failure(exc) from exc  # noqa: ASYNC104  # no task of Trio's runs here
 
 
 def run_pickled_call(call: bytes, caller: str) -> Any:
     """Unpickle a call in a worker process, and run it."""
     fn, args, kwargs = pickle.loads(call)  # noqa: S301  # as the executor would
     return Blocking(fn, caller)(*args, **kwargs)
+
+
+def unpickled(result: bytes, loads: Callable[[bytes], Any], failure: Callable[[BaseException], Exception]) -> Any:
+    """What a worker process has returned as bytes: unpickled by the task that wants it, it can harm no other call."""
+    try:
+        return loads(result)
+    except (Exception, KeyboardInterrupt):  # Ctrl-C, as this is the main thread
+        raise
+    except BaseException as exc:
+        raise failure(exc) from exc  # noqa: ASYNC104  # not a cancellation, as nothing was awaited
 
 
 def as_failure(exc: BaseException, name: str, caller: str) -> Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import logging
+import pickle
 import threading
 from collections import deque
 from concurrent.futures import CancelledError, Executor, Future
@@ -15,8 +16,8 @@ import attrs
 import outcome
 import trio
 
-from ._arguments import check_blocking, describe
-from ._blocking import Blocking, PickledCall, as_failure, run_pickled_call
+from ._arguments import check_blocking, check_bool, describe
+from ._blocking import Blocking, PickledCall, as_failure, run_pickled_call, unpickled
 from ._core.exceptions import raise_unchanged
 from ._crossing import plain_trial, portable
 from ._naming import named_like
@@ -77,8 +78,9 @@ def in_executor(
         means, it raises `concurrent.futures.CancelledError`, a failure like any other.
 
     Raises:
-        TypeError: immediately, if `executor` is not an executor, or if `fn` is not callable, or is async; from the
-            call, if it shows only then that `fn` is async, or that the executor returns something that is not a future.
+        TypeError: immediately, if `executor` is not an executor, if `fn` is not callable, or is async, or if
+            `abandon_on_cancel` is not a bool; from the call, if it shows only then that `fn` is async, or that the
+            executor returns something that is not a future.
 
     Example::
 
@@ -87,6 +89,7 @@ def in_executor(
     """
     _check_executor(executor)
     check_blocking(fn, "in_executor")
+    check_bool(abandon_on_cancel, "abandon_on_cancel")
     turns = PerRun(lambda: trio.CapacityLimiter(1))
     canceller = _Canceller()
     blocking = Blocking(fn, "in_executor")
@@ -96,20 +99,23 @@ def in_executor(
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         check_in_trio(blocking.__name__)
         # Keyword arguments are bound to the function: Dask's `submit` has some of its own.
-        function: Callable[..., R] = functools.partial(blocking, **kwargs) if kwargs else blocking
+        function: Callable[..., Any] = functools.partial(blocking, **kwargs) if kwargs else blocking
         arguments: tuple[Any, ...] = args
         if pickles:
-            function, arguments = _run_in_pool, (blocking.__name__, PickledCall(_dumps, fn, args, kwargs))
+            pickled = PickledCall(_dumps, blocking.failure, fn, args, kwargs)
+            function, arguments = _run_in_pool, (blocking.__name__, pickled)
         context = contextvars.copy_context()  # for `submit` itself: Dask has settings in it
 
-        def submit() -> Future[R]:
+        def submit() -> Future[Any]:
             future = context.run(executor.submit, function, *arguments)
             if not hasattr(future, "add_done_callback"):
                 msg = f"submit() of the executor must return a concurrent.futures.Future, got {describe(future)}"
                 raise TypeError(msg)
             return future
 
-        return await _Call[R](blocking, turns.get(), canceller, abandon_on_cancel).result_of(submit)
+        result = await _Call[Any](blocking, turns.get(), canceller, abandon_on_cancel).result_of(submit)
+        value: R = unpickled(result, pickle.loads, blocking.failure) if pickles else result
+        return value
 
     return call
 
@@ -123,22 +129,22 @@ def _check_executor(executor: object) -> None:
 def _is_process_pool(executor: Executor) -> bool:
     """Whether the executor is Python's own process pool, found out without importing it.
 
-    Unpickling that fails breaks such a pool, for all calls: a call's arguments in the worker, or its failure here.
+    Unpickling that fails breaks such a pool, for all calls: a call's arguments in the worker, or its outcome here.
     """
     return any(cls.__module__ == "concurrent.futures.process" for cls in type(executor).__mro__)
 
 
-def _dumps(call: object) -> bytes:
-    """Pickle a call as a process pool does."""
+def _dumps(value: object) -> bytes:
+    """Pickle a call or its result as a process pool does."""
     from multiprocessing.reduction import ForkingPickler  # noqa: PLC0415  # imported by the pool anyway
 
-    return bytes(ForkingPickler.dumps(call))
+    return bytes(ForkingPickler.dumps(value))
 
 
-def _run_in_pool(name: str, call: bytes) -> Any:
-    """Run a call in a worker of a process pool."""
+def _run_in_pool(name: str, call: bytes) -> bytes:
+    """Run a call in a worker of a process pool. Returns its result, pickled."""
     try:
-        return run_pickled_call(call, "in_executor")
+        return _dumps(run_pickled_call(call, "in_executor"))
     except BaseException as exc:  # noqa: ASYNC103, BLE001  # raised again, as a failure
         raise_unchanged(portable(as_failure(exc, name, "in_executor"), plain_trial))
 

@@ -16,7 +16,7 @@ import attrs
 import trio
 from outcome import Error, Value
 
-from ._arguments import check_function, check_seconds, describe
+from ._arguments import check_bool, check_function, check_seconds, describe
 from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
 from ._core.run import Run
@@ -41,9 +41,7 @@ def _check_step_function(_: object, field: attrs.Attribute[Any], value: object) 
 
 
 def _check_bool(_: object, field: attrs.Attribute[bool], value: object) -> None:
-    if not isinstance(value, bool):
-        msg = f"{field.name} of a Step must be True or False, got {describe(value)}"
-        raise TypeError(msg)
+    check_bool(value, f"{field.name} of a Step")
 
 
 def _can_be_names(needs: object) -> bool:

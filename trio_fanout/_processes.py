@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from outcome import Error, Value
 
-from ._arguments import attribute_of, check_blocking, name_of
-from ._blocking import PickledCall, as_failure, run_pickled_call
+from ._arguments import attribute_of, check_blocking
+from ._blocking import Blocking, PickledCall, as_failure, run_pickled_call, unpickled
 from ._crossing import best_trial, pickler, portable
 from ._naming import named_like
 from ._opening import check_in_trio
@@ -68,7 +68,8 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     check_blocking(fn, "in_process")
     _check_importable(fn)
     trio_parallel = _import_trio_parallel()
-    name = name_of(fn)
+    blocking = Blocking(fn, "in_process")
+    name, failure = blocking.__name__, blocking.failure
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -76,7 +77,7 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
         _check_main_is_imported()
         try:
             result: bytes = await trio_parallel.run_sync(
-                _run, name, PickledCall(pickler().dumps, fn, args, kwargs), kill_on_cancel=True
+                _run, name, PickledCall(pickler().dumps, failure, fn, args, kwargs), kill_on_cancel=True
             )
         except trio_parallel.BrokenWorkerError as exc:
             # Its last argument is the process. That says everything, but not in words, and cannot be pickled. So it is
@@ -85,7 +86,7 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
                 raise  # by an argument that was being pickled
             end = _cause_of_death(exc.args[-1].exitcode)
         else:
-            value: R = pickler().loads(result).unwrap()
+            value: R = unpickled(result, pickler().loads, failure).unwrap()
             return value
         msg = f"the worker process that ran {name} {end}"
         raise trio_parallel.BrokenWorkerError(msg)

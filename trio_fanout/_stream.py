@@ -14,7 +14,7 @@ import attrs
 import trio
 from outcome import Error, Value
 
-from ._arguments import check_function, check_seconds, name_of
+from ._arguments import check_bool, check_function, check_seconds, name_of
 from ._core.exceptions import chain, is_cancelled, raise_unchanged
 from ._core.feeding import run_all
 from ._core.limits import DEFAULT_LIMIT, Tokens, check_limit, check_not_held
@@ -134,6 +134,7 @@ def stream(
     ledger = start_ledger(policy, (FailFast, Collect, Settle), "stream")
     check_never_moves_on(policy, "stream")
     check_seconds(item_timeout, "item_timeout")
+    check_bool(ordered, "ordered")
     check_buffer(buffer)
     return _Stream[T, R](fn, make_source, ledger, limit, item_timeout, ordered, buffer)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
-from ._arguments import check_blocking, name_of
+from ._arguments import check_blocking, check_bool, name_of
 from ._naming import named_like
 from ._opening import check_in_trio
 
@@ -45,7 +45,7 @@ def in_thread(fn: Callable[P, R], *, abandon_on_cancel: bool = False) -> Callabl
         An async function that takes the arguments of `fn`, and is named like it.
 
     Raises:
-        TypeError: immediately, if `fn` is not callable, or is async.
+        TypeError: immediately, if `fn` is not callable, or is async, or if `abandon_on_cancel` is not a bool.
 
     Example::
 
@@ -55,6 +55,7 @@ def in_thread(fn: Callable[P, R], *, abandon_on_cancel: bool = False) -> Callabl
         sizes = await fanout.map(fanout.in_thread(size), paths, limit=100)
     """
     check_blocking(fn, "in_thread")
+    check_bool(abandon_on_cancel, "abandon_on_cancel")
     name = name_of(fn)
 
     @named_like(fn)

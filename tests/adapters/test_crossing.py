@@ -17,6 +17,7 @@ from outcome import Error
 
 import trio_fanout as fanout
 from helpers import contexts_of, notes_of
+from trio_fanout._blocking import unpickled
 from trio_fanout._crossing import best_trial, pickler, plain_trial, portable
 
 trio_parallel = pytest.importorskip("trio_parallel", reason="needs the extra `process`")
@@ -89,6 +90,19 @@ def make_one_that_leaves_when_pickled(x):
     return LeavesWhenPickled()
 
 
+def make_one_that_leaves_when_unpickled(x):
+    return LeavesWhenUnpickled()
+
+
+class RefusesToBeUnpickled:
+    def __reduce__(self):
+        return int, ("x",)
+
+
+def make_one_that_refuses_to_be_unpickled(x):
+    return RefusesToBeUnpickled()
+
+
 def raise_one_that_leaves_when_pickled(x):
     raise ValueError(LeavesWhenPickled())
 
@@ -99,8 +113,10 @@ def raise_one_that_leaves_when_pickled(x):
         (leave, 3),
         (leave_in_a_group, 3),
         (leave_in_a_task, 3),
+        (identity, LeavesWhenPickled()),
         (identity, LeavesWhenUnpickled()),
         (make_one_that_leaves_when_pickled, 3),
+        (make_one_that_leaves_when_unpickled, 3),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -111,6 +127,20 @@ async def test_exit_in_a_worker_process_is_one_calls_failure(elsewhere, fn, arg)
     assert "SystemExit(3)" in str(failure)
     assert "ends just this call" in str(failure)
     assert await elsewhere(identity)(9) == 9
+
+
+async def test_result_that_cannot_be_unpickled_is_one_calls_failure(elsewhere):
+    failure = await failure_of(elsewhere(make_one_that_refuses_to_be_unpickled), 3)
+    assert type(failure) is ValueError
+    assert await elsewhere(identity)(9) == 9
+
+
+def test_ctrl_c_while_a_result_is_unpickled_is_no_calls_failure():
+    def interrupted(result):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unpickled(b"", interrupted, ValueError)
 
 
 async def test_exit_while_a_failure_is_pickled_leaves_its_text(elsewhere):

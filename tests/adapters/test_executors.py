@@ -963,6 +963,11 @@ def test_async_function_is_a_type_error_at_once_that_names_it(threads):
         in_executor(threads, coroutine_function)
 
 
+def test_abandon_on_cancel_must_be_a_bool(threads):
+    with pytest.raises(TypeError, match=r"^abandon_on_cancel must be True or False, got 1$"):
+        in_executor(threads, square, abandon_on_cancel=1)
+
+
 def test_function_in_the_place_of_the_executor_is_a_type_error():
     with pytest.raises(TypeError, match=r"^executor must be"):
         in_executor(square, None)

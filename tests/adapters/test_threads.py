@@ -256,6 +256,11 @@ def test_async_method_is_a_type_error_at_once():
         in_thread(AsyncCall().__call__)
 
 
+def test_abandon_on_cancel_must_be_a_bool():
+    with pytest.raises(TypeError, match=r"^abandon_on_cancel must be True or False, got None$"):
+        in_thread(print, abandon_on_cancel=None)
+
+
 def test_coroutine_in_the_place_of_the_function_is_a_type_error_that_says_what_to_do():
     """And no warning that it was never awaited."""
     with pytest.raises(TypeError, match="got a coroutine: pass the function itself, without calling it"):

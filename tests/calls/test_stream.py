@@ -756,6 +756,7 @@ async def test_leaving_by_return_gives_the_value_back():
         ({"policy": fanout.Settle(move_on_after=3)}, TypeError, r"policy of stream .* move_on_after=3"),
         ({"item_timeout": 0}, ValueError, r"item_timeout must be .* got 0"),
         ({"item_timeout": math.nan}, ValueError, r"item_timeout must be .* got nan"),
+        ({"ordered": "no"}, TypeError, r"^ordered must be True or False, got a str$"),
         ({"buffer": True}, TypeError, r"buffer must be .* got True"),
         ({"buffer": -1}, ValueError, r"buffer must be .* got -1"),
         ({"buffer": 2.5}, TypeError, r"buffer must be .* got 2.5"),

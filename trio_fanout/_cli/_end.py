@@ -256,7 +256,7 @@ class End:
             rest = "; only the results of the others are printed" if self._prints else ""
             words.append(f"skipped what the log says has succeeded ({items.skipped}){rest}")
         if self.tally.first_failure is not None:
-            words.append(self._failures(*self.tally.first_failure, early=early))
+            words.append(self._failures(*self.tally.first_failure))
         if self._error is not None:
             words.append(str(self._error))
         if early:
@@ -274,11 +274,11 @@ class End:
         await items.settle()
         return items.total is None or self.tally.finished < items.total
 
-    def _failures(self, job: Job, error: str, *, early: bool) -> str:
+    def _failures(self, job: Job, error: str) -> str:
         count = f"{self.tally.failed} of {self.tally.finished} items failed"
         if self.tally.failures > 1:
             return f"{count}; first: {shown_job(job)}: {error}"
-        return count if self.tells_each and not early else f"{shown_job(job)} failed: {error}"
+        return count if self.tells_each else f"{shown_job(job)} failed: {error}"
 
     def _not_run(self) -> str:
         account = self.tally.account("not run")

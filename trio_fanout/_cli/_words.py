@@ -183,7 +183,7 @@ _WRAPPERS: Final = {
     "chrt": "D P T --sched-deadline --sched-period --sched-runtime",
     "command": "",
     "doas": "a C u",
-    "env": "u C P S --unset --chdir --split-string --argv0",
+    "env": "a u C P S --unset --chdir --split-string --argv0",
     "flock": "E w --conflict-exit-code --timeout --wait",
     "ionice": "c n p P u --class --classdata",
     "nice": "n --adjustment",
@@ -210,7 +210,7 @@ _TAKE_A_WORD: Final = frozenset(["chroot", "chrt", "flock", "taskset", "timeout"
 """Those that have a word of their own between the options and the program."""
 
 _FISH: Final = "c C d D f o --command --init-command --debug --debug-output --features"
-_OTHER_SHELLS: Final = "o O --rcfile --init-file --emulate"  # of which no value is a part of the same word
+_OTHER_SHELLS: Final = "o O --rcfile --init-file --emulate"
 
 
 def is_for_a_shell(name: str) -> bool:
@@ -246,8 +246,12 @@ def _scripts(shell: str, rest: list[str]) -> list[str]:
     if shell == "fish":
         have_script = ("c", "C", "--command", "--init-command")
         return [value for option, value in _take_options(rest, _FISH) if option in have_script]
-    has_script = any(option == "c" for option, _ in _take_options(rest, _OTHER_SHELLS, attached=False))
-    return rest[:1] if has_script else []
+    scripts: list[str] = []
+    for attached in (True, False):  # `-opipefail` is an option and its value to zsh and ksh, and many options to bash
+        words = list(rest)
+        if any(option == "c" for option, _ in _take_options(words, _OTHER_SHELLS, attached=attached)):
+            scripts += words[:1]
+    return scripts
 
 
 def _take_options(rest: list[str], have_values: str, *, attached: bool = True) -> list[tuple[str, str]]:
