@@ -206,6 +206,12 @@ async def test_failure_keeps_its_type_and_gets_its_index(threads, processes):
         assert caught.value.__notes__ == ["item 1"]
 
 
+async def test_failure_keeps_its_traceback(threads):
+    with pytest.raises(KeyError) as caught:
+        await in_executor(threads, fail_by_key)(3)
+    assert caught.traceback[-1].name == "fail_by_key"
+
+
 async def test_what_cannot_be_pickled_is_one_items_failure(processes):
     outcomes = await fanout.map(in_executor(processes, square), [1, threading.Lock(), 3], policy=fanout.Settle())
     assert isinstance(outcomes[1].error, TypeError)
@@ -250,7 +256,7 @@ async def test_cancelled_by_others_is_a_failure():
 async def test_function_that_returns_a_coroutine_is_a_type_error(threads, abandon_on_cancel):
     """And no warning that a coroutine was never awaited."""
     for fn, returned in ((lambda _: coroutine_function(), "a coroutine"), (awaitable, "an Awaitable")):
-        with pytest.raises(TypeError, match=f"fn of in_executor must be .* not async, but .* returned {returned}"):
+        with pytest.raises(TypeError, match=f"^fn of in_executor must be .* not async, but .* returned {returned}"):
             await fanout.map(in_executor(threads, fn, abandon_on_cancel=abandon_on_cancel), [1])
 
 
