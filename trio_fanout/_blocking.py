@@ -26,15 +26,15 @@ class Blocking(Generic[R]):
 
     def __init__(self, fn: Callable[..., R], caller: str) -> None:
         self.__name__ = name_of(fn)  # which Dask shows
-        self._fn = fn
+        self.fn = fn
         self._caller = caller
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Arrived, (self._fn, self._caller)
+        return _Arrived, (self.fn, self._caller)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> R:
         try:
-            value = self._fn(*args, **kwargs)
+            value = self.fn(*args, **kwargs)
         except Exception:
             raise
         except BaseException as exc:
@@ -72,11 +72,11 @@ class PickledCall:
     """
 
     def __init__(
-        self, dumps: Callable[[Any], bytes], failure: Callable[[BaseException], Exception], *call: Any
+        self, blocking: Blocking[Any], dumps: Callable[[Any], bytes], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        self._blocking = blocking
         self._dumps = dumps
-        self._failure = failure
-        self._call = call
+        self._call = blocking.fn, args, kwargs
 
     def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
         try:
@@ -84,7 +84,7 @@ class PickledCall:
         except Exception:
             raise
         except BaseException as exc:
-            raise self._failure(exc) from exc  # noqa: ASYNC104  # no task of Trio's runs here
+            raise self._blocking.failure(exc) from exc  # noqa: ASYNC104  # no task of Trio's runs here
 
 
 def run_pickled_call(call: bytes, caller: str) -> Any:
@@ -93,14 +93,14 @@ def run_pickled_call(call: bytes, caller: str) -> Any:
     return Blocking(fn, caller)(*args, **kwargs)
 
 
-def unpickled(result: bytes, loads: Callable[[bytes], Any], failure: Callable[[BaseException], Exception]) -> Any:
+def unpickled(result: bytes, blocking: Blocking[Any], loads: Callable[[bytes], Any]) -> Any:
     """What a worker process has returned as bytes: unpickled by the task that wants it, it can harm no other call."""
     try:
         return loads(result)
     except (Exception, KeyboardInterrupt):  # Ctrl-C, as this is the main thread
         raise
     except BaseException as exc:
-        raise failure(exc) from exc  # noqa: ASYNC104  # not a cancellation, as nothing was awaited
+        raise blocking.failure(exc) from exc  # noqa: ASYNC104  # not a cancellation, as nothing was awaited
 
 
 def as_failure(exc: BaseException, name: str, caller: str) -> Exception:

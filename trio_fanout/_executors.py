@@ -102,8 +102,7 @@ def in_executor(
         function: Callable[..., Any] = functools.partial(blocking, **kwargs) if kwargs else blocking
         arguments: tuple[Any, ...] = args
         if pickles:
-            pickled = PickledCall(_dumps, blocking.failure, fn, args, kwargs)
-            function, arguments = _run_in_pool, (blocking.__name__, pickled)
+            function, arguments = _run_in_pool, (blocking.__name__, PickledCall(blocking, _dumps, args, kwargs))
         context = contextvars.copy_context()  # for `submit` itself: Dask has settings in it
 
         def submit() -> Future[Any]:
@@ -114,7 +113,7 @@ def in_executor(
             return future
 
         result = await _Call[Any](blocking, turns.get(), canceller, abandon_on_cancel).result_of(submit)
-        value: R = unpickled(result, pickle.loads, blocking.failure) if pickles else result
+        value: R = unpickled(result, blocking, pickle.loads) if pickles else result
         return value
 
     return call

@@ -69,7 +69,7 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     _check_importable(fn)
     trio_parallel = _import_trio_parallel()
     blocking = Blocking(fn, "in_process")
-    name, failure = blocking.__name__, blocking.failure
+    name = blocking.__name__
 
     @named_like(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -77,7 +77,7 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
         _check_main_is_imported()
         try:
             result: bytes = await trio_parallel.run_sync(
-                _run, name, PickledCall(pickler().dumps, failure, fn, args, kwargs), kill_on_cancel=True
+                _run, name, PickledCall(blocking, pickler().dumps, args, kwargs), kill_on_cancel=True
             )
         except trio_parallel.BrokenWorkerError as exc:
             # Its last argument is the process. That says everything, but not in words, and cannot be pickled. So it is
@@ -86,7 +86,7 @@ def in_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]:
                 raise  # by an argument that was being pickled
             end = _cause_of_death(exc.args[-1].exitcode)
         else:
-            value: R = unpickled(result, pickler().loads, failure).unwrap()
+            value: R = unpickled(result, blocking, pickler().loads).unwrap()
             return value
         msg = f"the worker process that ran {name} {end}"
         raise trio_parallel.BrokenWorkerError(msg)

@@ -17,7 +17,7 @@ from outcome import Error
 
 import trio_fanout as fanout
 from helpers import contexts_of, notes_of
-from trio_fanout._blocking import unpickled
+from trio_fanout._blocking import Blocking, unpickled
 from trio_fanout._crossing import best_trial, pickler, plain_trial, portable
 
 trio_parallel = pytest.importorskip("trio_parallel", reason="needs the extra `process`")
@@ -141,7 +141,7 @@ def test_ctrl_c_while_a_result_is_unpickled_is_no_calls_failure():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        unpickled(b"", interrupted, ValueError)
+        unpickled(b"", Blocking(identity, "in_process"), interrupted)
 
 
 async def test_exit_while_a_failure_is_pickled_leaves_its_text(elsewhere):
